@@ -153,6 +153,12 @@ impl Watch {
         self.seen().silent(self.passed())
     }
 
+    /// Of whom nothing is here since then, for longer than they rest; other than the alarm, also
+    /// right after a start of ours.
+    pub fn unheard(&self) -> Vec<Silent> {
+        self.seen().unheard(self.passed())
+    }
+
     /// Contradictions between records and what their reporters signed, since the start,
     /// and how many more there were.
     pub fn faults(&self) -> (Vec<Fault>, u64) {

@@ -15,7 +15,7 @@ const BOOTS_MAX: usize = 16 * 1024;
 const FORGOTTEN: usize = BOOTS_MAX / 4;
 
 /// Longest certificate that is remembered, in bytes.
-const CERTIFICATE_LEN_MAX: usize = 4096;
+pub(crate) const CERTIFICATE_LEN_MAX: usize = 4096;
 
 /// Certificates by boot.
 #[derive(Debug, Default)]

@@ -4,7 +4,10 @@
 //! or for those that are missing between them, with 32 bytes each, and heads for their
 //! records: what comes late, or early, is compared as what comes in its turn.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use palisade_mesh::wire::record::Head;
@@ -14,8 +17,13 @@ use crate::merkle::{Hash, sha256};
 /// Heads of one stream that wait for records; more are not compared.
 const AWAITED_MAX: usize = 2048;
 
-/// Heads that wait in all; more are not compared.
+/// Heads that wait in all; more are not compared, but for some of each stream: one that has
+/// many waiting leaves the others theirs.
 const AWAITED_ALL_MAX: usize = 1 << 18;
+const AWAITED_KEPT: usize = 8;
+
+/// The part of all hashes that no live stream needs: one that holds more hoards.
+const HOARD: usize = 8;
 
 /// In the place of a hash: the record came, and it is not known any more what it was.
 const GONE: Hash = [0; 32];
@@ -26,6 +34,8 @@ pub(crate) struct Order {
     streams: Vec<Stream>,
     /// Streams that are closed, to be used again.
     free: Vec<usize>,
+    /// Records that came so far.
+    came: u64,
     /// Hashes that are held, and how many may be.
     held: usize,
     held_max: usize,
@@ -56,6 +66,10 @@ struct Stream {
     held: usize,
     /// Some were let go.
     let_go: bool,
+    /// Something was signed of it.
+    signed: bool,
+    /// When something of it came last.
+    touched: u64,
     /// What was signed of records that are not all here.
     awaited: BTreeSet<Stretch>,
 }
@@ -111,6 +125,7 @@ impl Order {
             at,
         };
         let stream = self.streams.get_mut(id)?;
+        stream.signed = true;
         if stretch.first > stretch.last {
             return None;
         }
@@ -118,7 +133,9 @@ impl Order {
             self.held -= stream.forget(&stretch);
             return (!same).then_some(stretch);
         }
-        if stream.awaited.len() >= AWAITED_MAX || self.awaited >= AWAITED_ALL_MAX {
+        let waiting = stream.awaited.len();
+        let full = self.awaited >= AWAITED_ALL_MAX && waiting >= AWAITED_KEPT;
+        if full || waiting >= AWAITED_MAX {
             self.beyond += 1;
         } else {
             self.awaited += usize::from(stream.awaited.insert(stretch));
@@ -150,7 +167,9 @@ impl Order {
         if self.held >= self.held_max {
             self.let_go();
         }
+        self.came += 1;
         let stream = self.streams.get_mut(id)?;
+        stream.touched = self.came;
         self.held += stream.put(sequence, hash);
         if stream.awaited.is_empty() {
             return None;
@@ -161,11 +180,29 @@ impl Order {
         (!same).then_some(stretch)
     }
 
-    /// Makes room: streams let go of what they hold that hold more than half of an even
-    /// share; that is half of all at least. One that holds less loses nothing by the others.
+    /// Makes room: streams let go of all that they hold, until half of it is free. First those of
+    /// which nothing was ever signed, then those that hoard, then those of which nothing has come
+    /// while as much came as is held: what a start that was killed has left waits for nothing. Of
+    /// the others, those that hold most.
     fn let_go(&mut self) {
-        let share = self.held_max / (2 * self.streams.len().max(1));
-        for stream in self.streams.iter_mut().filter(|s| s.held > share) {
+        let hoard = self.held_max / HOARD;
+        let holding = self.streams.iter_mut().filter(|stream| stream.held > 0);
+        let mut holding: Vec<&mut Stream> = holding.collect();
+        let (came, span) = (self.came, self.held_max as u64);
+        holding.sort_unstable_by_key(|s| {
+            let is_live = came - s.touched <= span;
+            (
+                s.signed,
+                s.held <= hoard,
+                is_live,
+                Reverse(s.held),
+                s.touched,
+            )
+        });
+        for stream in holding {
+            if self.held <= self.held_max / 2 {
+                break;
+            }
             stream.runs.clear();
             stream.let_go = true;
             self.held -= std::mem::take(&mut stream.held);
@@ -397,29 +434,75 @@ mod tests {
         assert_eq!(log.held, 1);
     }
 
-    /// On both sides of the limit: one stream that hoards costs the others nothing.
+    /// On both sides of the limit: a stream that hoards costs one that signs and is compared
+    /// nothing, whether it signs itself or not, nor do those that were left.
     #[test]
     fn so_many_records_wait() {
         let (records, heads) = said(&[4]);
-        let mut log = Order::new(20);
-        let (small, great) = (log.open(), log.open());
-        for n in 0..3 {
-            log.take(small, n + 1, &records[n as usize]);
+        let nothing = Running::default().head(0);
+        for hoarder_signs in [false, true] {
+            let mut log = Order::new(40);
+            let (left, small, great) = (log.open(), log.open(), log.open());
+            for id in [left, small] {
+                log.head(id, &nothing, 0);
+                for n in 0..3 {
+                    log.take(id, n + 1, &records[n as usize]);
+                }
+            }
+            if hoarder_signs {
+                log.head(great, &nothing, 0);
+            }
+            for n in 1..=34 {
+                log.take(great, n, b"unsigned");
+            }
+            assert_eq!(log.held, 40);
+            assert!(!log.streams[great].let_go);
+            log.take(great, 35, b"unsigned");
+            assert_eq!((log.held, log.streams[great].let_go), (7, true));
+            // What was let go is not compared, and told.
+            assert_eq!(log.head(great, &heads[0], 0), None);
+            assert_eq!(log.uncompared(), 1);
+            assert_eq!(log.head(small, &heads[0], 0), None);
+            let found = log.take(small, 4, b"changed");
+            assert_eq!(found.map(|s| s.last), Some(4));
+            // Of many that hold little, those that nothing came of for longest.
+            let many: Vec<usize> = (0..37).map(|_| log.open()).collect();
+            for (n, id) in many.iter().enumerate() {
+                log.head(*id, &nothing, 0);
+                log.take(*id, 1, &records[0]);
+                assert_eq!(log.streams[left].let_go, n == 36);
+            }
+            let let_go = |id: &&usize| log.streams[**id].let_go;
+            let kept = many.iter().skip_while(let_go);
+            assert!(kept.clone().all(|id| !log.streams[*id].let_go));
+            assert_eq!((log.held, kept.count()), (21, 21));
         }
-        for n in 1..=17 {
-            log.take(great, n, b"unsigned");
+    }
+
+    /// On both sides of the limit of all streams; each has some beyond it.
+    #[test]
+    fn so_many_heads_wait_in_all() {
+        let mut log = Order::new(100);
+        let wait = |log: &mut Order, id, heads: std::ops::RangeInclusive<usize>| {
+            for n in heads.map(|n| n as u64) {
+                let head = Head {
+                    first_sequence: n,
+                    last_sequence: n,
+                    ..Head::default()
+                };
+                log.head(id, &head, 0);
+            }
+        };
+        while log.awaited < AWAITED_ALL_MAX {
+            let id = log.open();
+            wait(&mut log, id, 1..=AWAITED_MAX);
         }
-        assert_eq!(log.held, 20);
-        assert!(!log.streams[great].let_go);
-        log.take(great, 18, b"unsigned");
-        assert_eq!((log.held, log.streams[great].let_go), (4, true));
-        assert_eq!(log.head(small, &heads[0], 0), None);
-        assert_eq!(log.uncompared(), 0);
-        let found = log.take(small, 4, b"changed");
-        assert_eq!(found.map(|s| s.last), Some(4));
-        // What was let go is not compared, and told.
-        assert_eq!(log.head(great, &heads[0], 0), None);
-        assert_eq!(log.uncompared(), 1);
+        assert_eq!(log.beyond(), 0);
+        let id = log.open();
+        wait(&mut log, id, 1..=AWAITED_KEPT);
+        assert_eq!(log.beyond(), 0);
+        wait(&mut log, id, AWAITED_KEPT + 1..=AWAITED_KEPT + 1);
+        assert_eq!((log.beyond(), log.awaited(id).count()), (1, AWAITED_KEPT));
     }
 
     /// On both sides of the limit.

@@ -30,9 +30,12 @@ pub(super) struct Attest {
     /// Those that have ended, and are told of once more.
     ended: BTreeSet<u32>,
     told_at: Instant,
-    told: u32,
-    /// Digest of the certificate that the log has.
+    /// Some were said.
+    told: bool,
+    /// Digest of the certificate that the log has, and how many records of heads have come
+    /// since the one that had it.
     known: Option<[u8; 32]>,
+    since_known: usize,
     /// Connections to the log when it was sent: who follows the log may begin anew with one.
     connections: u64,
     /// It is remembered that this boot has begun.
@@ -46,8 +49,9 @@ impl Attest {
             streams: BTreeMap::new(),
             ended: BTreeSet::new(),
             told_at: Instant::now(),
-            told: 0,
+            told: false,
             known: None,
+            since_known: 0,
             connections: 0,
             begun: false,
             previous: None,
@@ -62,9 +66,11 @@ impl Attest {
             .take_chunk(chunk);
     }
 
-    /// Whether heads are due.
+    /// Whether heads are due: the first at once, for it says what a start before left, and one
+    /// that ends soon may say no other.
     pub(super) fn is_due(&self, shared: &Shared) -> bool {
-        shared.signer.get().is_some() && self.told_at.elapsed() >= shared.options.heads_every
+        let due = !self.told || self.told_at.elapsed() >= shared.options.heads_every;
+        due && shared.signer.get().is_some()
     }
 
     /// The last chunk of a worker was taken in.
@@ -97,8 +103,9 @@ impl Attest {
         self.told_at = Instant::now();
         let connections = shared.connections.load(Ordering::Relaxed);
         let anew = std::mem::replace(&mut self.connections, connections) != connections;
-        if anew || self.told.is_multiple_of(CERTIFICATES_EVERY) {
-            self.known = None;
+        let records = streams.len().div_ceil(STREAMS_PER_RECORD).max(1);
+        if anew || self.since_known + records > CERTIFICATES_EVERY as usize {
+            (self.known, self.since_known) = (None, 0);
         }
         let heads = Heads {
             reporter: shared.reporter.as_str().into(),
@@ -114,7 +121,8 @@ impl Attest {
         let Some(signed) = self.sign_each(heads, &streams, signer.as_ref()) else {
             return Vec::new();
         };
-        self.told = self.told.wrapping_add(1);
+        self.told = true;
+        self.since_known += signed.len();
         self.streams.values_mut().for_each(Running::said);
         for worker in std::mem::take(&mut self.ended) {
             self.streams.remove(&worker);

@@ -145,11 +145,11 @@ impl Certificates {
         self.issued.entry(key).or_insert(issued);
     }
 
-    /// Notes who has signed heads that the log received then; `finding` is about them, without
-    /// words.
-    pub(super) fn signed(&mut self, signer: &Signer, received_us: i64, finding: Finding) {
+    /// Notes who has signed heads that were read now; `finding` is about them, without words.
+    pub(super) fn signed(&mut self, signer: &Signer, finding: Finding) {
         let Signer { peer, certificate } = signer;
-        let late = u64::from(received_us / 1_000_000 > peer.not_after_s);
+        // What was received before them was not received after them.
+        let late = u64::from(self.last_received_us / 1_000_000 > peer.not_after_s);
         let key = (peer.id.to_string(), Box::from(&*peer.serial));
         let used = self.signers.entry(key).or_default();
         let mut known = used.iter_mut();
@@ -253,11 +253,12 @@ impl Certificates {
         let signers = self.signers.iter();
         for (key, used) in signers.filter(|(key, _)| !self.issued.contains_key(*key)) {
             let due = |used: &&Used| heard.is_some_and(|heard| used.is_due(heard));
+            let others = used.iter().filter(|used| !due(used));
+            count += others.map(|used| used.heads).sum::<u64>();
             if let Some(used) = used.iter().find(due) {
                 findings.push(self.foreign(key, used, streams));
                 continue;
             }
-            count += used.iter().map(|used| used.heads).sum::<u64>();
             let late = used.iter().find(|used| used.late > 0);
             findings.extend(
                 late.filter(|_| heard.is_some())
@@ -296,7 +297,7 @@ fn late_heads((id, serial): &Key, used: &Used) -> Finding {
     Finding {
         severity: Severity::Warning,
         what: format!(
-            "{late} heads of {id} came after the end of certificate {serial}, whose issue is not in the log: they were long on their way, or somebody made it"
+            "{late} heads of {id} came after the end of certificate {serial}, whose issue is not in the log: they were long on their way, the clock of the log was ahead, or somebody made it"
         ),
         ..used.first.clone()
     }
@@ -369,7 +370,8 @@ mod tests {
             signer.peer.not_before_s = not_before_s;
             for _ in 0..3 {
                 let finding = about(FindingKind::Heads, "", "");
-                certificates.signed(&signer, received_s * 1_000_000, finding);
+                certificates.last_received_us = received_s * 1_000_000;
+                certificates.signed(&signer, finding);
             }
             let (report, findings) = certificates.report(&[], false);
             let severities: Vec<_> = findings.iter().map(|f| f.severity).collect();

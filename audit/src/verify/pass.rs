@@ -940,8 +940,7 @@ impl<'a> Pass<'a> {
             };
             let heard = self.streams.heads(envelope, &peek, at.leaf, finding);
             for (signer, first) in heard.signers {
-                self.certificates
-                    .signed(&signer, envelope.received_us, first);
+                self.certificates.signed(&signer, first);
             }
             heard.findings.into_iter().for_each(|f| self.find(f));
         }

@@ -100,6 +100,21 @@ impl VerifyReport {
         self.errors == 0
     }
 
+    /// Whether each record could be read, and is the one that was signed; false where there are
+    /// too many findings to know.
+    #[cfg(feature = "index")]
+    pub(crate) fn all_read(&self) -> bool {
+        use FindingKind::{Archive, Header, Leaf, Record, Root, Segment, Unread};
+        let hides = |finding: &Finding| {
+            finding.severity == Severity::Error
+                && matches!(
+                    finding.kind,
+                    Archive | Header | Leaf | Record | Root | Segment | Unread
+                )
+        };
+        self.unread == 0 && self.findings_more == 0 && !self.findings.iter().any(hides)
+    }
+
     /// As [`VerifyReport::intact`]; nothing where all that was read is, and some was not.
     pub fn verdict(&self) -> Option<bool> {
         match self.errors {

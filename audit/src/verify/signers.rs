@@ -12,26 +12,67 @@ use ulid::Ulid;
 
 use super::Finding;
 use crate::{
-    heads::{CERTIFICATES_EVERY, Place, Signature, Signer, Statement},
+    heads::{CERTIFICATE_LEN_MAX, CERTIFICATES_EVERY, Place, Signature, Signer, Statement},
     merkle::sha256,
     stream::{Range, StreamKey},
 };
 
-/// Certificates of a start that are known at a time: the one that it signs with, and the one
+/// Certificates of a start that are known at a time: the one that it signs with, and those
 /// before it, for heads that come late.
-const KNOWN_MAX: usize = 2;
+const KNOWN_MAX: usize = 4;
+
+/// Starts whose certificates are known at a time; those heard longest ago are forgotten, until
+/// they send theirs again.
+const CERTIFIED_MAX: usize = 64 * 1024;
+
+/// How many are forgotten at once.
+const FORGOTTEN: usize = CERTIFIED_MAX / 4;
 
 /// Heads of a start that wait for their certificate; more are as those that it never came for.
 const WAITING_MAX: usize = 4 * CERTIFICATES_EVERY as usize;
 
-/// Bytes of heads that wait in all.
-const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Bytes of heads of one reporter that wait, and of all; more are not checked, and counted.
+pub(super) const WAITING_BYTES_EACH_MAX: usize = 4 << 20;
+const WAITING_BYTES_MAX: usize = 256 << 20;
 
 /// Certificates and heads by start.
 #[derive(Default)]
 pub(super) struct Signers {
     boots: FxHashMap<(SpiffeId, Ulid), Boot>,
-    waiting_bytes: usize,
+    waiting: Waiting,
+    /// Heads that came so far.
+    heard: u64,
+    /// Starts of which a certificate is known.
+    certified: usize,
+}
+
+/// Bytes that wait.
+#[derive(Default)]
+struct Waiting {
+    of: FxHashMap<SpiffeId, usize>,
+    all: usize,
+    /// Heads that were more than may.
+    beyond: u64,
+}
+
+impl Waiting {
+    /// Makes room for so many bytes of a reporter, if there is some.
+    fn admit(&mut self, reporter: &SpiffeId, bytes: usize) -> bool {
+        let of = self.of.entry(reporter.clone()).or_default();
+        let fits = *of + bytes <= WAITING_BYTES_EACH_MAX && self.all + bytes <= WAITING_BYTES_MAX;
+        match fits {
+            true => (*of, self.all) = (*of + bytes, self.all + bytes),
+            false => self.beyond += 1,
+        }
+        fits
+    }
+
+    fn release(&mut self, reporter: &SpiffeId, bytes: usize) {
+        if let Some(of) = self.of.get_mut(reporter) {
+            *of -= bytes;
+            self.all -= bytes;
+        }
+    }
 }
 
 #[derive(Default)]
@@ -41,6 +82,10 @@ struct Boot {
     waiting: Vec<Said>,
     /// The last record of heads that it has signed, by stream and number.
     signed: Option<(u32, u64)>,
+    /// When it was heard last.
+    heard: u64,
+    /// Its certificates were forgotten: it is not its fault that they are not known.
+    forgotten: bool,
 }
 
 /// Heads, and where they are.
@@ -74,7 +119,8 @@ impl Boot {
     fn learn(&mut self, said: &Said, signer: &Signer) {
         let place = (said.stream.worker, said.sequence);
         self.signed = self.signed.max(Some(place));
-        let Some(leaf) = said.statement.certificate() else {
+        let leaf = said.statement.certificate();
+        let Some(leaf) = leaf.filter(|leaf| leaf.len() <= CERTIFICATE_LEN_MAX) else {
             return;
         };
         let is_known = |known: &Vec<u8>| sha256(known) == signer.certificate;
@@ -91,23 +137,28 @@ impl Signers {
     /// Takes in heads; gives those of which it is known now who has signed them, with those
     /// that waited for what came with them.
     pub(super) fn judge(&mut self, mut said: Said) -> Vec<(Said, Signature)> {
-        let boot = (said.stream.reporter.clone(), said.stream.boot);
+        self.make_room();
+        self.heard += 1;
+        let reporter = said.stream.reporter.clone();
+        let boot = (reporter.clone(), said.stream.boot);
         let boot = self.boots.entry(boot).or_default();
+        boot.heard = self.heard;
         let mut judged = Vec::new();
         match said.check(&boot.certificates) {
             Signature::Unknown => {
                 let of_stream = |(worker, _): &(u32, u64)| *worker == said.stream.worker;
                 let before = boot.signed.filter(of_stream).map(|(_, number)| number);
                 said.after = before.filter(|n| *n < said.sequence).unwrap_or_default();
-                let bytes = self.waiting_bytes + said.statement.len();
-                if boot.waiting.len() >= WAITING_MAX || bytes > WAITING_BYTES_MAX {
+                if boot.waiting.len() >= WAITING_MAX {
                     let what = "too many before it name a certificate that is not here";
                     return vec![(said, Signature::Wrong(what))];
                 }
-                self.waiting_bytes = bytes;
-                boot.waiting.push(said);
+                if self.waiting.admit(&reporter, said.statement.len()) {
+                    boot.waiting.push(said);
+                }
             }
             Signature::Holds(signer) => {
+                let before = boot.certificates.is_empty();
                 boot.learn(&said, &signer);
                 let comes = said.statement.certificate().is_some();
                 judged.push((said, Signature::Holds(signer)));
@@ -119,15 +170,38 @@ impl Signers {
                     match said.check(&boot.certificates) {
                         Signature::Unknown => boot.waiting.push(said),
                         known => {
-                            self.waiting_bytes -= said.statement.len();
+                            self.waiting.release(&reporter, said.statement.len());
                             judged.push((said, known));
                         }
                     }
                 }
+                self.certified += usize::from(before && !boot.certificates.is_empty());
             }
             wrong @ Signature::Wrong(_) => judged.push((said, wrong)),
         }
         judged
+    }
+
+    /// Forgets the certificates of starts that were heard longest ago, where there are too many.
+    fn make_room(&mut self) {
+        if self.certified < CERTIFIED_MAX {
+            return;
+        }
+        let certified = self.boots.values().filter(|b| !b.certificates.is_empty());
+        let mut heard: Vec<u64> = certified.map(|boot| boot.heard).collect();
+        let (_, last, _) = heard.select_nth_unstable(FORGOTTEN);
+        for boot in self.boots.values_mut().filter(|b| b.heard <= *last) {
+            if !boot.certificates.is_empty() {
+                self.certified -= 1;
+                boot.certificates.clear();
+                boot.forgotten = true;
+            }
+        }
+    }
+
+    /// Heads that were not checked, because too many wait for their certificate.
+    pub(super) fn beyond(&self) -> u64 {
+        self.waiting.beyond
     }
 
     /// Whether a start has signed heads.
@@ -146,7 +220,7 @@ impl Signers {
         for boot in self.boots.values_mut() {
             let mut waiting = std::mem::take(&mut boot.waiting);
             waiting.sort_by_key(|said| (said.stream.worker, said.sequence));
-            findings.extend(unknown(waiting, &missing));
+            findings.extend(unknown(waiting, boot.forgotten, &missing));
         }
         findings.sort_by_key(|finding| finding.leaf);
         findings
@@ -154,13 +228,18 @@ impl Signers {
 }
 
 /// What there is to say of heads of a start, by number. They are excused where a record before
-/// them is missing, until the certificate must have been sent again; once for all of them.
-fn unknown<'m>(waiting: Vec<Said>, missing: impl Fn(&StreamKey) -> &'m [Range]) -> Vec<Finding> {
+/// them is missing or it was `forgotten`, until the certificate must have been sent again; once for
+/// all of them.
+fn unknown<'m>(
+    waiting: Vec<Said>,
+    forgotten: bool,
+    missing: impl Fn(&StreamKey) -> &'m [Range],
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (mut worker, mut before, mut excused, mut warned) = (None, 0, None, false);
     for said in waiting {
         if worker.replace(said.stream.worker) != Some(said.stream.worker) {
-            (before, excused) = (0, None);
+            (before, excused) = (0, forgotten.then_some(0));
         }
         if said.after > before {
             // One in between was signed with a certificate that is known.

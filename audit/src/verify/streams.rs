@@ -36,6 +36,8 @@ pub(super) struct Streams {
     /// Starts that a later one of their reporter has named, and where first.
     named: BTreeMap<(String, Ulid), u64>,
     names: Names,
+    /// Starts of which something is here.
+    here: HashSet<(SpiffeId, Ulid)>,
 }
 
 /// What there is to say of heads.
@@ -53,6 +55,16 @@ struct Stream {
     position: Position,
     records: u64,
     dropped: u64,
+}
+
+impl Stream {
+    /// Notes that a record of it is, or was, here.
+    fn is_here(&mut self, starts: &mut HashSet<(SpiffeId, Ulid)>) {
+        if let Some(key) = self.key.as_ref().filter(|_| self.records == 0) {
+            starts.insert((key.reporter.clone(), key.boot));
+        }
+        self.records += 1;
+    }
 }
 
 /// How many streams and starts reporters have named that are not here otherwise.
@@ -82,6 +94,7 @@ impl Default for Streams {
             signers: Signers::default(),
             named: BTreeMap::new(),
             names: Names::default(),
+            here: HashSet::new(),
         }
     }
 }
@@ -110,7 +123,7 @@ impl Streams {
         if sequence == 0 || sequence > SEQUENCE_MAX {
             return (true, None);
         }
-        stream.records += 1;
+        stream.is_here(&mut self.here);
         stream.position.closed |= closes;
         if stream.position.observe(sequence) == Seen::Duplicate {
             return (false, None);
@@ -129,7 +142,7 @@ impl Streams {
         if sequence == 0 || sequence > SEQUENCE_MAX {
             return true;
         }
-        stream.records += 1;
+        stream.is_here(&mut self.here);
         stream.dropped += 1;
         let new = stream.position.observe(sequence) != Seen::Duplicate;
         if new {
@@ -185,7 +198,11 @@ impl Streams {
         } = said;
         for earlier in statement.earlier(stream) {
             let named = (stream.reporter.to_string(), earlier);
-            if !self.named.contains_key(&named) && self.names.admit(&stream.reporter) {
+            if self.named.contains_key(&named) {
+                continue;
+            }
+            let is_here = self.here.contains(&(stream.reporter.clone(), earlier));
+            if is_here || self.names.admit(&stream.reporter) {
                 self.named.insert(named, said.leaf);
             }
         }
@@ -257,6 +274,13 @@ impl Streams {
                 "{uncompared} stretches of records that their reporters signed were not compared with what is here: they overlap others, or too much is out of order"
             );
             warn(first, what);
+        }
+        let unchecked = self.signers.beyond();
+        if unchecked > 0 {
+            let what = format!(
+                "{unchecked} records of heads were not checked: too many wait for a certificate that is not here"
+            );
+            warn(None, what);
         }
         if self.names.beyond > 0 {
             let beyond = self.names.beyond;

@@ -1,6 +1,9 @@
 //! What the watch has read: starts, their streams, and what does not agree.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, hash_map::Entry},
+    time::Duration,
+};
 
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
@@ -22,6 +25,9 @@ use crate::{
 /// compares those beyond.
 const FOLLOWED_MAX: usize = 1 << 16;
 
+/// The same of one reporter.
+const FOLLOWED_EACH_MAX: usize = FOLLOWED_MAX / 4;
+
 /// Hashes of records that wait for their heads, or for others; 32 MiB.
 const HELD_MAX: usize = 1 << 20;
 
@@ -40,9 +46,12 @@ pub(super) struct Seen {
     pub(super) position: u64,
     boots: BTreeMap<(String, Ulid), Boot>,
     streams: FxHashMap<Box<[u8]>, Followed>,
+    /// How many of them a reporter has.
+    followed: FxHashMap<String, usize>,
     /// What was signed of them.
     order: Order,
-    /// Heads of streams that are not followed.
+    /// Heads of streams that are not followed, and such as nothing was believed of when they
+    /// came: their certificate may be recorded yet.
     unfollowed: u64,
     /// When idle streams were looked for.
     swept: Duration,
@@ -108,6 +117,7 @@ impl Seen {
             position,
             boots: BTreeMap::new(),
             streams: FxHashMap::default(),
+            followed: FxHashMap::default(),
             order: Order::new(HELD_MAX),
             unfollowed: 0,
             swept: Duration::ZERO,
@@ -129,10 +139,18 @@ impl Seen {
     /// Who is silent `now`.
     pub(super) fn silent(&self, now: Duration) -> Vec<Silent> {
         // After a start of ours nobody could have been heard before it.
-        let is_silent = |boot: &Boot| {
-            now.saturating_sub(boot.read) > boot.patience() && boot.age_at(now) < SILENT_FOR
-        };
-        let silent = self.boots.iter().filter(|(_, boot)| is_silent(boot));
+        self.those(now, |boot| now.saturating_sub(boot.read) > boot.patience())
+    }
+
+    /// Of whom nothing is here since they were heard for so long, be it that we were away.
+    pub(super) fn unheard(&self, now: Duration) -> Vec<Silent> {
+        self.those(now, |boot| boot.age_at(now) > boot.patience())
+    }
+
+    fn those(&self, now: Duration, is_silent: impl Fn(&Boot) -> bool) -> Vec<Silent> {
+        let lately = |boot: &Boot| boot.age_at(now) < SILENT_FOR;
+        let boots = self.boots.iter();
+        let silent = boots.filter(|(_, boot)| lately(boot) && is_silent(boot));
         silent
             .map(|((reporter, id), boot)| Silent {
                 reporter: reporter.clone(),
@@ -217,9 +235,12 @@ impl Seen {
     /// A stream, followed from here on if it was not; nothing where there are too many.
     fn follow(&mut self, encoded: &[u8], now: Duration) -> Option<&mut Followed> {
         if !self.streams.contains_key(encoded) {
-            if self.streams.len() >= FOLLOWED_MAX {
+            let reporter = StreamKey::decode(encoded)?.reporter.to_string();
+            let of = self.followed.get(&reporter).copied().unwrap_or_default();
+            if self.streams.len() >= FOLLOWED_MAX || of >= FOLLOWED_EACH_MAX {
                 return None;
             }
+            self.followed.insert(reporter, of + 1);
             let followed = Followed {
                 id: self.order.open(),
                 next: 1,
@@ -265,15 +286,25 @@ impl Seen {
         let whole = followed.as_ref().is_some_and(|followed| followed.whole);
         let signer = match boot.signatory.judge(statement, at, whole, &self.vouched) {
             Signature::Holds(signer) => signer,
-            Signature::Unknown => return,
+            Signature::Unknown => {
+                // Where we began in the middle of a start, nothing was to be compared yet.
+                if boot.signatory.is_known() {
+                    self.unfollowed += stretches(statement);
+                }
+                return;
+            }
             Signature::Wrong(why) => return self.fault(format!("heads of {stream}: {why}"), at_us),
         };
         let trust = (roots, now.1 / 1_000_000);
         let vouched = &mut self.vouched;
         match boot.signatory.stands(&signer, statement, trust, vouched) {
             Standing::Good => {}
-            Standing::Open => return,
+            Standing::Open => {
+                self.unfollowed += stretches(statement);
+                return;
+            }
             Standing::Refused(why) => {
+                self.unfollowed += stretches(statement);
                 let what = "its certificate is not of the mesh's roots";
                 let what = format!("heads of {stream}: {what}: {why}");
                 return self.fault_of(Some(signer.certificate), what, at_us);
@@ -341,37 +372,43 @@ impl Seen {
 
     /// Follows streams no longer that nothing comes of, and of whose start no heads are heard.
     fn sweep(&mut self, now: Duration) {
-        let Self {
-            streams,
-            order,
-            boots,
-            ..
-        } = self;
-        streams.retain(|encoded, followed| {
+        let boots = std::mem::take(&mut self.boots);
+        self.follow_only(|key, followed| {
             let idle = now.saturating_sub(followed.read) >= IDLE_AFTER;
-            let signs = || {
-                let key = StreamKey::decode(encoded);
-                key.is_some_and(|k| boots.contains_key(&(k.reporter.to_string(), k.boot)))
-            };
-            let stays = !idle || signs();
-            if !stays {
-                order.close(followed.id);
-            }
-            stays
+            !idle || boots.contains_key(&(key.reporter.to_string(), key.boot))
         });
+        self.boots = boots;
     }
 
     /// Forgets a start of a reporter.
     fn end(&mut self, reporter: &str, boot: Ulid) {
-        if self.boots.remove(&(reporter.to_owned(), boot)).is_none() {
-            return;
+        if self.boots.remove(&(reporter.to_owned(), boot)).is_some() {
+            self.follow_only(|key, _| key.boot != boot || key.reporter.as_str() != reporter);
         }
-        let Self { streams, order, .. } = self;
-        streams.retain(|encoded, followed| {
-            let stays = StreamKey::decode(encoded)
-                .is_some_and(|key| key.boot != boot || key.reporter.as_str() != reporter);
+    }
+
+    fn follow_only(&mut self, stays: impl Fn(&StreamKey, &Followed) -> bool) {
+        let Self {
+            streams,
+            followed,
+            order,
+            ..
+        } = self;
+        streams.retain(|encoded, stream| {
+            // Only streams with a key are followed.
+            let Some(key) = StreamKey::decode(encoded) else {
+                return true;
+            };
+            let stays = stays(&key, stream);
             if !stays {
-                order.close(followed.id);
+                order.close(stream.id);
+                let of = key.reporter.to_string();
+                if let Entry::Occupied(mut of) = followed.entry(of) {
+                    *of.get_mut() -= 1;
+                    if *of.get() == 0 {
+                        of.remove();
+                    }
+                }
             }
             stays
         });
@@ -388,4 +425,11 @@ impl Seen {
             false => self.faults_more += 1,
         }
     }
+}
+
+/// Of how many stretches heads say something.
+fn stretches(statement: &Statement) -> u64 {
+    let streams = statement.heads.streams.iter();
+    let new = streams.filter(|head| head.first_sequence <= head.last_sequence);
+    new.count() as u64
 }

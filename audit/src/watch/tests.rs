@@ -2,7 +2,7 @@
 
 use palisade_mesh::{
     spiffe_id::SpiffeId,
-    wire::record::{Credential, Heads, Record, StreamHeads, record::Body},
+    wire::record::{Credential, Head, Heads, Record, StreamHeads, record::Body},
 };
 use prost::Message as _;
 
@@ -212,6 +212,36 @@ async fn a_late_record_of_a_certificate_clears_it_and_nothing_else_does() {
     bench.hear(&watch, vec![web.heads()]).await;
     let told = (faults(&watch), silent(&watch));
     assert_eq!(told, (vec![], vec![]));
+    // What was passed over meanwhile is left to a verification.
+    assert!(watch.uncompared() > 0);
+}
+
+/// On both sides of the limit: who names many streams leaves the others theirs.
+#[tokio::test]
+async fn so_many_streams_of_a_reporter_are_followed() {
+    let bench = Bench::new();
+    let watch = bench.watch();
+    let mut web = Speaker::new(1);
+    let mut names = |workers: std::ops::Range<u32>, last_sequence: u64| {
+        let named = |heads: &mut Heads| {
+            let named = workers.map(|worker| Head {
+                worker,
+                first_sequence: 1,
+                last_sequence,
+                ..Head::default()
+            });
+            heads.streams = named.collect();
+        };
+        web.heads_with(named, |_| {})
+    };
+    // The one that they come in is one, too.
+    let most = 1 << 14;
+    let parts = (0..8).map(|n| n * 2048..((n + 1) * 2048).min(most - 1));
+    let records = parts.map(|workers| names(workers, 0)).collect();
+    bench.hear(&watch, records).await;
+    assert_eq!(watch.uncompared(), 0);
+    bench.hear(&watch, vec![names(most - 1..most + 1, 1)]).await;
+    assert_eq!(watch.uncompared(), 2);
 }
 
 /// What comes in another order is compared; what is too much is told.
@@ -281,6 +311,7 @@ async fn a_start_of_ours_accuses_nobody_until_the_certificate_is_due() {
         bench.hear(&watch, vec![web.heads()]).await;
     }
     assert_eq!((faults(&watch), silent(&watch)), (vec![], vec![]));
+    assert_eq!(watch.uncompared(), 0);
     bench.clock.advance(HEADS_EVERY);
     bench.hear(&watch, vec![web.heads()]).await;
     assert!(faults(&watch)[0].contains("was never sent"));

@@ -206,7 +206,7 @@ impl AuditRole {
                     7529,
                     format!("{n} not compared with what their reporter signed"),
                 )
-                .cause("more was out of order, or more streams were open, than is followed")
+                .cause("more was out of order or open than is followed, or heads came before what makes them count")
                 .fix("compare them with `palisade audit verify`"),
             );
         }

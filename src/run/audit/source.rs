@@ -28,7 +28,9 @@ pub(crate) fn store_of(
     };
     let store = Store::open(Arc::new(log.clone()), dir, clock.clone(), options)?;
     Ok(store.with_gaps(Arc::new(move |window| {
-        let silent = watch.as_ref().map_or_else(Vec::new, |watch| watch.silent());
+        let silent = watch
+            .as_ref()
+            .map_or_else(Vec::new, |watch| watch.unheard());
         missing(&of_gaps, silent, window)
     })))
 }

@@ -7,9 +7,10 @@ use palisade_mesh::{
 };
 use prost::Message as _;
 
-use super::*;
+use super::{super::signers::WAITING_BYTES_EACH_MAX, *};
 use crate::{
-    heads::{CERTIFICATES_EVERY, STREAMS_MAX},
+    envelope::RecordPeek,
+    heads::{CERTIFICATES_EVERY, STREAMS_MAX, Statement},
     testing::{REPORTER, Speaker, TestSigner, append, decision, open_log, unsign},
 };
 
@@ -276,23 +277,6 @@ async fn heads_of_an_earlier_version_are_not_signed() {
     assert!(told[0].1.contains("not by the certificate"), "{told:?}");
 }
 
-/// On both sides of the limit: a certificate signs nothing after its end.
-#[tokio::test]
-async fn heads_of_after_the_end_of_their_certificate_count_for_nothing() {
-    // The year 2001 begins then.
-    const END_S: i64 = 978_307_200;
-    let made_at = |time_us: i64| async move {
-        let mut web = Speaker::new(1);
-        web.signer = TestSigner::until(REPORTER, 1, 2001);
-        let record = web.heads_with(|heads| heads.time_us = time_us, |_| {});
-        found(&verified(vec![record]).await)
-    };
-    assert_eq!(made_at(END_S * 1_000_000 + 999_999).await, []);
-    let told = made_at((END_S + 1) * 1_000_000).await;
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].1.contains("had ended"), "{told:?}");
-}
-
 /// What a reporter signed twice, and differently, is compared once, and the other told.
 #[tokio::test]
 async fn what_was_signed_and_not_compared_is_counted() {
@@ -326,8 +310,10 @@ async fn what_was_signed_and_not_compared_is_counted() {
 async fn so_many_names_are_looked_at() {
     let names = crate::stream::STREAMS_PER_REPORTER_MAX as u32;
     let of = |count: u32| async move {
-        let mut web = Speaker::new(1);
-        let mut records = Vec::new();
+        let (mut before, mut web) = (Speaker::new(9), Speaker::new(1));
+        // One of which something is here is none of these.
+        let mut records = before.decides(0, 1);
+        web.previous = Some(before.boot);
         let workers: Vec<u32> = (0..count).collect();
         for workers in workers.chunks(STREAMS_MAX) {
             let named = |heads: &mut Heads| {
@@ -343,11 +329,42 @@ async fn so_many_names_are_looked_at() {
         let streams = report.streams.iter().filter(|s| s.reporter == REPORTER);
         (found(&report), streams.count() as u32)
     };
-    assert_eq!(of(names).await, (vec![], names + 1));
+    assert_eq!(of(names).await, (vec![], names + 2));
     let (told, streams) = of(names + 1).await;
-    assert_eq!(streams, names + 1);
+    assert_eq!(streams, names + 2);
     assert_eq!((told.len(), told[0].0), (1, Severity::Warning), "{told:?}");
     assert!(told[0].1.contains("was not looked at"), "{told:?}");
+}
+
+/// On both sides of the limit: heads beyond it are not checked, and nobody is accused for them.
+#[tokio::test]
+async fn so_many_bytes_of_heads_wait_for_their_certificate() {
+    let of = |more: usize| async move {
+        let mut web = Speaker::new(1);
+        let mut heads = || {
+            let many = |heads: &mut Heads| {
+                let named = (0..1000).map(|worker| Head {
+                    worker,
+                    digest: vec![7; 32],
+                    ..Head::default()
+                });
+                heads.streams = named.collect();
+            };
+            web.heads_with(many, unsign)
+        };
+        let first = heads();
+        let statement = Statement::read(&RecordPeek::new(&first.record).unwrap());
+        let fit = WAITING_BYTES_EACH_MAX / statement.unwrap().len();
+        let mut records = vec![first];
+        records.extend((1..fit + more).map(|_| heads()));
+        let told = found(&verified(records).await).into_iter();
+        told.filter(|(_, what)| what.contains("were not checked"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(0).await, []);
+    let told = of(1).await;
+    assert_eq!((told.len(), told[0].0), (1, Severity::Warning), "{told:?}");
+    assert!(told[0].1.starts_with("1 records"), "{told:?}");
 }
 
 /// Name and serial number of a certificate are in every decision; its key nobody else has.
