@@ -655,7 +655,7 @@ impl Log {
             ..VerifyOptions::default()
         };
         let found = verify_while(going, &self.inner.shared.dir, options)?;
-        let gaps = noticed.gaps(&found.streams, now_us);
+        let gaps = noticed.gaps(&found, now_us);
         self.inner.shared.gaps.send_replace(gaps);
         going.part_done();
         Ok(())

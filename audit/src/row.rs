@@ -108,6 +108,11 @@ impl Row {
         rfc3339(self.time_us)
     }
 
+    /// The same in microseconds since the Unix epoch.
+    pub(crate) fn time_us(&self) -> i64 {
+        self.time_us
+    }
+
     /// The row as it was before its outcome, where that stands at or behind `entry` of the
     /// log.
     pub(crate) fn ended_before(mut self, entry: u64) -> Self {

@@ -253,6 +253,8 @@ impl Snapshot {
             window.to_us = window.to_us.min(time_us.saturating_add(1));
         }
         for (reader, columns) in view.segments() {
+            // Where nothing matches nothing else asks.
+            self.going.ask()?;
             let range = columns.range(window, reader.max_doc());
             if range.is_empty() {
                 continue;

@@ -437,7 +437,7 @@ impl<'a> Evidence<'a> {
 
     /// Of each of these gaps, whether the log has noticed under the checkpoint that its records
     /// are missing: it says so where it finds one. What it noticed later is no matter of what is
-    /// under it.
+    /// under it, and what it noticed before the period was missing before.
     ///
     /// # Errors
     /// When the index cannot answer.
@@ -461,7 +461,9 @@ impl<'a> Evidence<'a> {
                 break;
             }
             self.each_page(&Query::parse(&text)?, |page| {
-                for detail in page.rows.iter().filter_map(|row| row.text("detail")) {
+                let from_us = self.period.0.from_us;
+                let rows = page.rows.iter().filter(|row| row.time_us() >= from_us);
+                for detail in rows.filter_map(|row| row.text("detail")) {
                     for ((noticed, gap), streams) in noticed.iter_mut().zip(gaps).zip(&streams) {
                         *noticed = *noticed || is_told(detail, gap, streams);
                     }

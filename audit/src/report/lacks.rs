@@ -105,7 +105,7 @@ pub(super) struct Compared {
 pub(super) fn compared(
     said: &[String],
     found: &[String],
-    noticed: &dyn Fn(&[Missing<'_>]) -> Result<Vec<bool>, StoreError>,
+    noticed: impl Fn(&[Missing<'_>]) -> Result<Vec<bool>, StoreError>,
 ) -> Result<Compared, StoreError> {
     let mut compared = Compared::default();
     let over = said.iter().filter(|lack| !found.contains(lack));

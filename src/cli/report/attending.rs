@@ -137,7 +137,10 @@ impl Answer {
         match self.last {
             Some(WorkLine::Done) => Ok(self.bytes),
             Some(WorkLine::Failed(problem)) => Err((*problem).into()),
-            _ => Err(gone(&"it has not said what came of the work")),
+            _ if self.now.is_some() || self.bytes.is_empty() => {
+                Err(gone(&"it has not said what came of the work"))
+            }
+            _ => Err(gone(&"it answers as another version does; restart it")),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A report as files: each gets its name when it is whole.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -70,6 +71,25 @@ pub(crate) fn free(to: &Path) -> Result<(), Diagnostic> {
     }
 }
 
+/// Where a file will be, by whatever way its folder is named.
+fn place(path: &Path) -> PathBuf {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = fs::canonicalize(folder.unwrap_or(Path::new(".")));
+    match (folder, path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+fn taken(twice: &Path) -> Diagnostic {
+    let twice = twice.display();
+    Diagnostic::error(7703, format!("two files would be called `{twice}`"))
+        .cause("the second would take the place of the first")
+        .help("give each --to a name of its own")
+}
+
 /// Writes a report to the files of a format.
 ///
 /// # Errors
@@ -86,11 +106,15 @@ pub(crate) fn written(
 /// Writes files, if all of their names are free or may be taken.
 ///
 /// # Errors
-/// `PLS7703` for a name that is taken, `PLS7806` when one cannot be written.
+/// `PLS7703` for a name that is taken, or that two of them have, `PLS7806` when one cannot be written.
 pub(crate) fn put_all(
     files: Vec<(PathBuf, Vec<u8>)>,
     overwrite: bool,
 ) -> Result<Vec<PathBuf>, Diagnostic> {
+    let mut names = BTreeSet::new();
+    if let Some((twice, _)) = files.iter().find(|(path, _)| !names.insert(place(path))) {
+        return Err(taken(twice));
+    }
     if !overwrite {
         files.iter().try_for_each(|(path, _)| free(path))?;
     }
@@ -214,5 +238,20 @@ mod tests {
         for name in ["a", "a.oscal", "a.package", "a.zst"] {
             assert!(format_of(Path::new(name)).is_err(), "{name}");
         }
+    }
+
+    /// Nothing is written where a second file would take the place of the first.
+    #[test]
+    fn no_file_takes_the_place_of_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("a.json");
+        let same = dir.path().join(".").join("a.json");
+        let files = vec![(to.clone(), b"1".to_vec()), (same, b"2".to_vec())];
+        for overwrite in [false, true] {
+            let told = put_all(files.clone(), overwrite).unwrap_err();
+            assert_eq!((told.code.0, to.exists()), (7703, false));
+        }
+        put_all(files[..1].to_vec(), false).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"1");
     }
 }

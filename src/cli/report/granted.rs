@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use palisade_audit::{
     envelope::DecisionRef,
-    going::Going,
+    going::{Ended, Going},
     query::Query,
     report::{Checked, Header, Report, Section},
 };
@@ -454,8 +454,11 @@ async fn visit(
         }
     };
     let mesh = context.mesh.as_deref();
-    let covered = wanted.visit(mesh, domain, &stop, &mut each).await;
-    let covered = covered.map_err(|d| vec![d])?;
+    // Where nothing matches nothing is shown, and nothing asks.
+    let covered = tokio::select! {
+        covered = wanted.visit(mesh, domain, &stop, &mut each) => covered.map_err(|d| vec![d])?,
+        () = going.gone() => return Err(vec![Ended.diagnostic()]),
+    };
     going.ask().map_err(|ended| vec![ended.diagnostic()])?;
     match covered.interrupted {
         false => Ok(()),

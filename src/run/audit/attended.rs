@@ -97,9 +97,9 @@ where
     W: Future<Output = Result<Bytes, Problem>> + Send + 'static,
 {
     let (lines, body) = mpsc::channel(4);
-    let going = Going::default();
-    let work = work(role.heeding(&going));
-    let telling = Telling { lines, going };
+    let asker = Asker::default();
+    let work = work(role.heeding(asker.going()));
+    let telling = Telling { lines, asker };
     tokio::spawn(telling.work(turns.clone(), work));
     Body::from_stream(ReceiverStream::new(body)).into_response()
 }
@@ -107,7 +107,8 @@ where
 /// Where it is told how far work is.
 struct Telling {
     lines: Sender<io::Result<Bytes>>,
-    going: Going,
+    /// Dropped with this, also where the service ends: then the work ends, too.
+    asker: Asker,
 }
 
 impl Telling {
@@ -117,7 +118,10 @@ impl Telling {
             () = self.lines.closed() => return,
         };
         let done = match &turn {
-            Ok(_) => self.during(work, || WorkLine::Far(self.going.far())).await,
+            Ok(_) => {
+                self.during(work, || WorkLine::Far(self.asker.going().far()))
+                    .await
+            }
             Err(error) => Err(broken(&error.to_string()).into()),
         };
         drop(turn);
@@ -138,7 +142,9 @@ impl Telling {
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                () = self.lines.closed(), if !self.going.has_ended() => self.going.end(),
+                () = self.lines.closed(), if !self.asker.going().has_ended() => {
+                    self.asker.going().end();
+                }
                 // Who does not read keeps nobody waiting.
                 _ = next.tick() => drop(self.lines.try_send(Ok(encoded(&line())))),
             }

@@ -19,8 +19,10 @@ use palisade_mesh::{
     wire::record::{Admin, AuditMode, AuditRead, Record, Verdict, record::Body},
 };
 
-use super::refused::{Refused, SPAN_US, Taken};
-use crate::control::server::PeerUid;
+use tokio::time::Instant;
+
+use super::refused::{More, Refused, SPAN, Taken};
+use crate::{control::server::PeerUid, render::count};
 
 /// How long the log may take to have a read for good.
 const KEEP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -247,19 +249,19 @@ impl Reads {
         policies: &[String],
         request: &str,
     ) {
-        let now_us = self.0.clock.now_us();
-        let over = self.state().refused.over(now_us);
+        let verdict = match policies {
+            [] => Verdict::NotPermitted,
+            _ => Verdict::Forbidden,
+        };
+        let now = Instant::now();
+        let over = self.state().refused.over(now);
         self.tell_refused(over);
-        let taken = self.state().refused.take(actor.as_str(), now_us);
+        let taken = self.state().refused.take(actor.as_str(), verdict, now);
         match taken {
             Taken::Alone => {}
             Taken::Counted => return,
             Taken::CountedFirst => return self.tell_refused_later(),
         }
-        let verdict = match policies {
-            [] => Verdict::NotPermitted,
-            _ => Verdict::Forbidden,
-        };
         let record = AuditRead {
             actor: actor.to_string(),
             query: head_of(query).to_owned(),
@@ -279,26 +281,34 @@ impl Reads {
     fn tell_refused_later(&self) {
         let open = self.while_open();
         tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_micros(SPAN_US.unsigned_abs())).await;
+            tokio::time::sleep(SPAN).await;
             if let Some(reads) = open() {
-                let over = reads.state().refused.over(reads.0.clock.now_us());
+                let over = reads.state().refused.over(Instant::now());
                 reads.tell_refused(over);
             }
         });
     }
 
-    fn tell_refused(&self, counted: Vec<(String, u64)>) {
-        for (actor, more) in counted {
+    fn tell_refused(&self, counted: Vec<More>) {
+        for more in counted {
+            let More {
+                actor,
+                reads,
+                verdict,
+            } = more.clone();
             let record = AuditRead {
                 verb: "refused".to_owned(),
-                verdict: Verdict::NotPermitted.into(),
-                more,
+                query: format!("{} more than are recorded", count(reads, "read", "reads")),
+                verdict: verdict.into(),
+                more: reads,
                 actor,
                 ..AuditRead::default()
             };
-            let actor = record.actor.clone();
             if let Err(error) = self.append(Body::AuditRead(record)) {
-                tracing::error!(src.id = actor, more, %error, "denied reads left no record");
+                tracing::error!(src.id = more.actor, reads, %error, "denied reads left no record");
+                if self.state().refused.put_back(more, Instant::now()) {
+                    self.tell_refused_later();
+                }
             }
         }
     }
@@ -339,7 +349,7 @@ impl Reads {
 
     /// Ends its stream of records; whoever reads after this is refused.
     pub(super) fn close(&self) {
-        let counted = self.state().refused.all();
+        let counted = self.state().refused.end();
         self.tell_refused(counted);
         let mut state = self.state();
         state.closed = true;

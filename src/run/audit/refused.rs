@@ -1,24 +1,35 @@
 //! Reads that were refused. Whoever may read nothing must not fill the log by asking: the first
 //! few of each identity in a minute are recorded one by one, the others by their number.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-/// Refused reads of an identity that are recorded one by one in each [`SPAN_US`].
+use palisade_mesh::wire::record::Verdict;
+use tokio::time::Instant;
+
+/// Refused reads of an identity that are recorded one by one in each [`SPAN`].
 pub(super) const EACH_MAX: u64 = 10;
-/// A minute, microseconds.
-pub(super) const SPAN_US: i64 = 60_000_000;
+/// A minute, however the clock is set meanwhile.
+pub(super) const SPAN: Duration = Duration::from_secs(60);
 
-/// What was refused lately, by identity. No identity stays longer than its minute, and each has a
-/// certificate or a token of the trust domain, so there are no more than it has given out.
+/// What was refused lately, by identity. Each has a certificate or a token of the trust domain, so
+/// there are no more than it has given out; they stay until somebody is refused after their minute.
 #[derive(Debug, Default)]
-pub(super) struct Refused(BTreeMap<String, Minute>);
+pub(super) struct Refused {
+    minutes: BTreeMap<String, Minute>,
+    /// When the oldest of them began.
+    oldest: Option<Instant>,
+    /// Nothing is counted any more: nobody would tell it.
+    ended: bool,
+}
 
 /// What one identity was refused since its first refused read.
 #[derive(Debug)]
 struct Minute {
-    since_us: i64,
+    since: Instant,
     recorded: u64,
     more: u64,
+    /// How the first of these was judged.
+    verdict: Verdict,
 }
 
 /// What becomes of a refused read.
@@ -32,17 +43,27 @@ pub(super) enum Taken {
     CountedFirst,
 }
 
+/// What was refused in a minute beyond what is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct More {
+    pub(super) actor: String,
+    pub(super) reads: u64,
+    pub(super) verdict: Verdict,
+}
+
 impl Refused {
-    /// Takes in a read that `actor` was refused. What is [over](Self::over) by now was taken out.
-    pub(super) fn take(&mut self, actor: &str, now_us: i64) -> Taken {
-        let minute = self.0.entry(actor.to_owned()).or_insert(Minute {
-            since_us: now_us,
-            recorded: 0,
-            more: 0,
-        });
+    /// Takes in a read that `actor` was refused so. What is [over](Self::over) by now was taken out.
+    pub(super) fn take(&mut self, actor: &str, verdict: Verdict, now: Instant) -> Taken {
+        if self.ended {
+            return Taken::Alone;
+        }
+        let minute = self.minute(actor, 0, now);
         if minute.recorded < EACH_MAX {
             minute.recorded += 1;
             return Taken::Alone;
+        }
+        if minute.more == 0 {
+            minute.verdict = verdict;
         }
         minute.more = minute.more.saturating_add(1);
         match minute.more {
@@ -51,26 +72,59 @@ impl Refused {
         }
     }
 
-    /// Takes out the minutes that are over: who was refused more than was recorded, and how much
-    /// more.
-    pub(super) fn over(&mut self, now_us: i64) -> Vec<(String, u64)> {
-        // A clock that was set back ends a minute, too.
-        let is_over = |minute: &Minute| !(0..SPAN_US).contains(&(now_us - minute.since_us));
-        let over = self.0.extract_if(.., |_, minute| is_over(minute));
-        counted(over.collect())
+    /// Takes back what could not be told, to be told with what comes in a minute that begins now.
+    /// False where nothing is told any more.
+    pub(super) fn put_back(&mut self, told: More, now: Instant) -> bool {
+        if self.ended {
+            return false;
+        }
+        let minute = self.minute(&told.actor, EACH_MAX, now);
+        minute.more = minute.more.saturating_add(told.reads);
+        minute.verdict = told.verdict;
+        true
     }
 
-    /// Takes out all of them.
-    pub(super) fn all(&mut self) -> Vec<(String, u64)> {
-        counted(std::mem::take(&mut self.0))
+    fn minute(&mut self, actor: &str, recorded: u64, now: Instant) -> &mut Minute {
+        self.oldest.get_or_insert(now);
+        self.minutes.entry(actor.to_owned()).or_insert(Minute {
+            since: now,
+            recorded,
+            more: 0,
+            verdict: Verdict::NotPermitted,
+        })
+    }
+
+    /// Takes out the minutes that are over: who was refused more than was recorded, and how much
+    /// more.
+    pub(super) fn over(&mut self, now: Instant) -> Vec<More> {
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= SPAN;
+        if !self.oldest.is_some_and(is_over) {
+            return Vec::new();
+        }
+        let over = self
+            .minutes
+            .extract_if(.., |_, minute| is_over(minute.since));
+        let over = counted(over.collect());
+        self.oldest = self.minutes.values().map(|minute| minute.since).min();
+        over
+    }
+
+    /// Takes out all of them, for good: what is refused from here on is recorded one by one.
+    pub(super) fn end(&mut self) -> Vec<More> {
+        self.ended = true;
+        counted(std::mem::take(&mut self.minutes))
     }
 }
 
-fn counted(minutes: BTreeMap<String, Minute>) -> Vec<(String, u64)> {
+fn counted(minutes: BTreeMap<String, Minute>) -> Vec<More> {
     let all = minutes.into_iter();
     let counted = all.filter(|(_, minute)| minute.more > 0);
     counted
-        .map(|(actor, minute)| (actor, minute.more))
+        .map(|(actor, minute)| More {
+            actor,
+            reads: minute.more,
+            verdict: minute.verdict,
+        })
         .collect()
 }
 
@@ -78,28 +132,51 @@ fn counted(minutes: BTreeMap<String, Minute>) -> Vec<(String, u64)> {
 mod tests {
     use super::*;
 
+    fn more(actor: &str, reads: u64) -> More {
+        More {
+            actor: actor.to_owned(),
+            reads,
+            verdict: Verdict::Forbidden,
+        }
+    }
+
     /// Each identity by itself, on both sides of the number and of the minute; no count is lost.
     #[test]
     fn so_many_are_recorded_in_a_minute_and_the_others_counted() {
-        let mut refused = Refused::default();
+        let (mut refused, begin) = (Refused::default(), Instant::now());
+        let take =
+            |refused: &mut Refused, actor, at| refused.take(actor, Verdict::Forbidden, begin + at);
+        let (start, late) = (Duration::ZERO, SPAN - Duration::from_micros(1));
         for _ in 0..EACH_MAX {
-            assert_eq!(refused.take("mallory", 0), Taken::Alone);
+            assert_eq!(take(&mut refused, "mallory", start), Taken::Alone);
         }
-        assert_eq!(refused.take("mallory", 1), Taken::CountedFirst);
-        assert_eq!(refused.take("mallory", SPAN_US - 1), Taken::Counted);
-        assert_eq!(refused.take("trudy", SPAN_US - 1), Taken::Alone);
-        assert!(refused.over(SPAN_US - 1).is_empty());
-        assert_eq!(refused.over(SPAN_US), [("mallory".to_owned(), 2)]);
-        assert_eq!(refused.take("mallory", SPAN_US), Taken::Alone);
+        assert_eq!(take(&mut refused, "mallory", start), Taken::CountedFirst);
+        assert_eq!(take(&mut refused, "mallory", late), Taken::Counted);
+        assert_eq!(take(&mut refused, "trudy", late), Taken::Alone);
+        assert!(refused.over(begin + late).is_empty());
+        // One that took its time before another began the minute.
+        assert!(refused.over(begin - late).is_empty());
+        assert_eq!(refused.over(begin + SPAN), [more("mallory", 2)]);
+        assert_eq!(take(&mut refused, "mallory", SPAN), Taken::Alone);
         // Of whom nothing was counted nothing is told.
-        assert!(refused.over(i64::MAX / 2).is_empty());
-        assert!(refused.0.is_empty());
-        // At the end, and where a clock was set back, what was counted is told, too.
+        assert!(refused.over(begin + 3 * SPAN).is_empty());
+        assert!(refused.minutes.is_empty());
+    }
+
+    /// Where the log takes nothing, and where the service ends.
+    #[test]
+    fn what_cannot_be_told_is_told_later() {
+        let (mut refused, begin) = (Refused::default(), Instant::now());
+        assert!(refused.put_back(more("mallory", 7), begin));
+        let take = |refused: &mut Refused| refused.take("mallory", Verdict::Forbidden, begin);
+        assert_eq!(take(&mut refused), Taken::Counted);
+        assert!(refused.over(begin).is_empty());
+        assert_eq!(refused.over(begin + SPAN), [more("mallory", 8)]);
+        assert!(refused.put_back(more("trudy", 1), begin));
+        assert_eq!(refused.end(), [more("trudy", 1)]);
+        assert!(!refused.put_back(more("trudy", 1), begin));
         for _ in 0..=EACH_MAX {
-            refused.take("mallory", SPAN_US);
-            refused.take("trudy", 0);
+            assert_eq!(take(&mut refused), Taken::Alone);
         }
-        assert_eq!(refused.over(1), [("mallory".to_owned(), 1)]);
-        assert_eq!(refused.all(), [("trudy".to_owned(), 1)]);
     }
 }

@@ -1,6 +1,6 @@
 //! The check of the whole log, while it is being written.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
@@ -13,6 +13,7 @@ use palisade_audit::{
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{AuditRole, attended, broken, reads::Reader};
 use crate::{
@@ -67,12 +68,12 @@ impl AuditRole {
         self.reads.note(&reader, "verify", told, 0).await?;
         // It takes memory and a core: one at a time, and only as long as somebody waits.
         let turn = match query {
-            Some(_) => Some(self.replays.clone().acquire_owned().await),
+            Some(_) => Some(self.turn_of(&self.replays).await?),
             None => None,
         };
         // It fetches all that went away: once at a time, whoever asks.
         let afresh = match self.log.archive() {
-            Some(_) => Some(self.afresh.clone().acquire_owned().await),
+            Some(_) => Some(self.turn_of(&self.afresh).await?),
             None => None,
         };
         let role = self.clone();
@@ -103,6 +104,14 @@ impl AuditRole {
             document(&report, replayed)
         });
         Ok(Json(verified.await.map_err(|e| broken(&e.to_string()))??))
+    }
+
+    /// One of these turns, as long as somebody waits for it.
+    async fn turn_of(&self, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Diagnostic> {
+        tokio::select! {
+            turn = turns.clone().acquire_owned() => turn.map_err(|e| broken(&e.to_string())),
+            () = self.store.going().gone() => Err(Ended.diagnostic()),
+        }
     }
 }
 

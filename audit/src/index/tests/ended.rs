@@ -63,10 +63,14 @@ fn no_question_is_answered_that_nobody_waits_for() {
     let id = id.text("id").unwrap().to_owned();
     assert_eq!(waited.count(&query).unwrap(), DECISIONS);
     assert!(going.far().records >= DECISIONS, "{:?}", going.far());
+    let of_none = Query::parse("class:decision path:/none").unwrap();
+    assert_eq!(waited.count(&of_none).unwrap(), 0);
     going.end();
     let asked = [
         waited.search(&query, 1, None).map(drop),
         waited.count(&query).map(drop),
+        // Nothing matches, and nothing is shown that could ask.
+        waited.count(&of_none).map(drop),
         waited.facets(&query, &["service"], 1).map(drop),
         waited.timeline(&query, None, None, 1).map(drop),
         waited.by_id(&id).map(drop),

@@ -10,7 +10,7 @@ use crate::{
     checkpoint,
     envelope::{EnvelopeRef, LOG_LIFECYCLE, RecordPeek},
     stream::{Range, StreamKey},
-    verify::StreamReport,
+    verify::{StreamReport, VerifyReport},
 };
 
 /// What a note names: each stream, as it is shown, with its numbers.
@@ -66,8 +66,10 @@ impl Noticed {
     }
 
     /// The gaps that a verification found, each since it was noticed; since `now_us` where no
-    /// record tells.
-    pub(in crate::log) fn gaps(&self, streams: &[StreamReport], now_us: i64) -> Arc<[OpenGap]> {
+    /// record tells. Where not all can be read, only those that a record tells: what else is not
+    /// there may be what cannot be read, and no reporter has kept it back.
+    pub(in crate::log) fn gaps(&self, found: &VerifyReport, now_us: i64) -> Arc<[OpenGap]> {
+        let all_read = found.all_read();
         let of_stream = |found: &StreamReport| {
             let stream = Arc::new(StreamKey {
                 reporter: found.reporter.parse().ok()?,
@@ -79,14 +81,21 @@ impl Noticed {
                 let last =
                     |(noted, _): &&(Range, i64)| (noted.from..=noted.to).contains(&missing.to);
                 let noted = noticed.into_iter().flatten().find(last);
-                OpenGap {
+                let noticed_us = noted.map(|(_, noticed_us)| *noticed_us);
+                Some(OpenGap {
                     stream: stream.clone(),
                     missing: *missing,
-                    noticed_us: noted.map_or(now_us, |(_, noticed_us)| *noticed_us),
-                }
+                    noticed_us: noticed_us.or_else(|| all_read.then_some(now_us))?,
+                })
             };
-            Some(found.missing.iter().map(gap).collect::<Vec<_>>())
+            let missing = found.missing.iter().chain(&found.unknown);
+            Some(missing.filter_map(gap).collect::<Vec<_>>())
         };
-        streams.iter().filter_map(of_stream).flatten().collect()
+        found
+            .streams
+            .iter()
+            .filter_map(of_stream)
+            .flatten()
+            .collect()
     }
 }

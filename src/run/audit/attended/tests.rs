@@ -82,6 +82,28 @@ async fn who_goes_away_ends_the_work_which_keeps_its_turn_until_then() {
     stubborn.is_left_by(&turns, || drop(answer)).await;
 }
 
+/// A service that ends leaves no work behind that its end would wait for, though somebody reads on.
+#[test]
+fn the_end_of_the_service_ends_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (work, Stubborn { begun, heard, end }) = stubborn();
+    let answer = runtime.block_on(async {
+        let (role, turns) = (role(&dir), Arc::new(Semaphore::new(1)));
+        told(&role, &turns, |role| async move {
+            let worked = move || work(role.store.going());
+            tokio::task::spawn_blocking(worked).await.unwrap();
+            Ok(Bytes::new())
+        })
+    });
+    begun.recv_timeout(LIMIT).unwrap();
+    let ending = std::thread::spawn(move || drop(runtime));
+    heard.recv_timeout(LIMIT).unwrap();
+    end.send(()).unwrap();
+    ending.join().unwrap();
+    drop(answer);
+}
+
 /// Whoever gives up waiting for the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_gives_up_ends_the_work_which_keeps_its_turn_until_then() {
