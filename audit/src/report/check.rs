@@ -230,7 +230,7 @@ pub(super) fn compared(
     let mut checked = Checked::default();
     checked.header(report, &again);
     let noticed = |gaps: &[Missing<'_>]| evidence.noticed(gaps);
-    checked.lacks(&report.header, &lacks::compared(said, found, &noticed)?);
+    checked.lacks(&report.header, &lacks::compared(said, found, noticed)?);
     if report.header.program != again.header.program {
         checked.not_compared.push(format!(
             "whether a difference is of the log or of the program: {} made it, and this is {}",

@@ -265,7 +265,7 @@ mod tests {
         let (said, found) = (owned(said), owned(found));
         of_these_records(&said, &found).map_err(|told| told.code.0)?;
         let all_noticed = |gaps: &[Missing<'_>]| Ok(vec![true; gaps.len()]);
-        let Compared { over, new, aside } = compared(&said, &found, &all_noticed).unwrap();
+        let Compared { over, new, aside } = compared(&said, &found, all_noticed).unwrap();
         assert_eq!(aside, NONE);
         Ok((over, new))
     }
@@ -308,7 +308,7 @@ mod tests {
                 lacks.iter().map(|lack| (*lack).to_owned()).collect()
             };
             let noticed = |gaps: &[Missing<'_>]| Ok(gaps.iter().map(|gap| gap.last <= 2).collect());
-            let found = compared(&owned(said), &owned(found), &noticed).unwrap();
+            let found = compared(&owned(said), &owned(found), noticed).unwrap();
             (found.new, found.aside)
         };
         let (new, aside) = found(&[], &[&early, &late, "3 gaps more"]);

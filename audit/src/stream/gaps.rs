@@ -24,11 +24,11 @@ struct Of {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TooMany {
     #[error("streams of this start of the reporter have more than {GAPS_PER_BOOT_MAX} gaps")]
-    OfBoot,
+    Boot,
     #[error("streams of the reporter have more than {GAPS_PER_REPORTER_MAX} gaps")]
-    OfReporter,
+    Reporter,
     #[error("stream has more than {GAPS_MAX} gaps")]
-    OfStream,
+    Stream,
 }
 
 impl Gaps {
@@ -44,11 +44,11 @@ impl Gaps {
         let of_boot = of_boot.copied().unwrap_or_default() + more;
         let all = of.map_or(0, |of| of.all) + more;
         if of_stream + more > GAPS_MAX {
-            Err(TooMany::OfStream)
+            Err(TooMany::Stream)
         } else if of_boot > GAPS_PER_BOOT_MAX {
-            Err(TooMany::OfBoot)
+            Err(TooMany::Boot)
         } else if all > GAPS_PER_REPORTER_MAX && of_boot > GAPS_PER_BOOT_KEPT {
-            Err(TooMany::OfReporter)
+            Err(TooMany::Reporter)
         } else {
             Ok(())
         }

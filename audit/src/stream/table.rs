@@ -564,7 +564,7 @@ mod tests {
         let mut streams = Streams::default();
         assert_eq!(hoard(&mut streams, 1), GAPS_PER_BOOT_MAX);
         let other = streams.enter(&key(99)).unwrap();
-        let refused = Err(Refused::Gaps(TooMany::OfBoot));
+        let refused = Err(Refused::Gaps(TooMany::Boot));
         assert_eq!(streams.admit_gaps(other, 1), refused);
         assert_eq!(streams.admit_gaps(other, 0), Ok(()));
         assert_eq!(streams.promise(&key(99), 5, None), None);
@@ -601,7 +601,7 @@ mod tests {
             assert_eq!(streams.admit_gaps(honest, 1), Ok(()));
             streams.observe(honest, 2 * n, None);
         }
-        let refused = Err(Refused::Gaps(TooMany::OfReporter));
+        let refused = Err(Refused::Gaps(TooMany::Reporter));
         assert_eq!(streams.admit_gaps(honest, 1), refused);
         // And the room that is made of what was forgotten counts the same.
         streams.crowded = true;
@@ -637,7 +637,7 @@ mod tests {
             assert_eq!(streams.admit_gaps(id, 1), Ok(()));
             streams.observe(id, 2 * n, None);
         }
-        let refused = Err(Refused::Gaps(TooMany::OfStream));
+        let refused = Err(Refused::Gaps(TooMany::Stream));
         assert_eq!(streams.admit_gaps(id, 1), refused);
         assert_eq!(streams.admit_gaps(id, 0), Ok(()));
         // At the limit what adjoins the last one is no other.

@@ -44,7 +44,7 @@ fn stubborn() -> (impl FnOnce(&Going) + Send + 'static, Stubborn) {
 impl Stubborn {
     /// Waits for its begin, has `leave` leave it alone, and sees that the turn is given back when
     /// it has ended and not before.
-    async fn is_left_by(self, turns: &Arc<Semaphore>, leave: impl FnOnce()) {
+    async fn left_by(self, turns: &Arc<Semaphore>, leave: impl FnOnce()) {
         let Self { begun, heard, end } = self;
         let waited = tokio::task::spawn_blocking(move || {
             begun.recv_timeout(LIMIT).unwrap();
@@ -79,7 +79,7 @@ async fn who_goes_away_ends_the_work_which_keeps_its_turn_until_then() {
         tokio::task::spawn_blocking(worked).await.unwrap();
         Ok(Bytes::new())
     });
-    stubborn.is_left_by(&turns, || drop(answer)).await;
+    stubborn.left_by(&turns, || drop(answer)).await;
 }
 
 /// A service that ends leaves no work behind that its end would wait for, though somebody reads on.
@@ -118,7 +118,7 @@ async fn who_gives_up_ends_the_work_which_keeps_its_turn_until_then() {
         };
         attended(&role, turn, work).await
     });
-    stubborn.is_left_by(&turns, || waiting.abort()).await;
+    stubborn.left_by(&turns, || waiting.abort()).await;
 }
 
 /// It waits for its turn and says so; then it says how far it is, and what came of it.
