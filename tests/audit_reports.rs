@@ -9,29 +9,15 @@
 
 mod support;
 
-use std::{fs, ops::RangeInclusive, path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
-use palisade_audit::{
-    ingest::Ingest,
-    log::{Log, LogOptions},
-};
-use palisade_mesh::{
-    clock::Clock,
-    spiffe_id::TrustDomain,
-    wire::{
-        audit::StreamId,
-        record::{Decision, Record, record::Body},
-    },
-};
-use prost::Message as _;
 use serde_json::Value;
 use support::{
-    Home, LIMIT,
+    Home,
     demo::{Demo, one_at_a_time},
-    said, wait_for,
+    records::{REPORTER, grow},
+    said,
 };
-
-const REPORTER: &str = "spiffe://demo.test/ns/shop/sa/orders";
 
 /// A report says what the log says: made, written in every form, made again; and one changed
 /// number is found.
@@ -202,9 +188,9 @@ fn a_report_of_a_folder_tells_what_has_not_arrived() {
         let lacks = made["header"]["lacks"].as_array().unwrap().clone();
         (made["header"]["complete"] == true, lacks)
     };
-    arrive(&log, 1..=5);
+    grow(&log, 1..=5, "/orders");
     assert_eq!(made(), (true, Vec::new()));
-    arrive(&log, 8..=10);
+    grow(&log, 8..=10, "/orders");
     let (complete, lacks) = made();
     assert!(!complete);
     let [lack] = lacks.as_slice() else {
@@ -214,36 +200,6 @@ fn a_report_of_a_folder_tells_what_has_not_arrived() {
     for word in ["6", "7", REPORTER, "have not arrived"] {
         assert!(lack.contains(word), "{word}: {lack}");
     }
-    arrive(&log, 6..=7);
+    grow(&log, 6..=7, "/orders");
     assert_eq!(made(), (true, Vec::new()));
-}
-
-/// Decisions with these numbers come into the log.
-fn arrive(dir: &Path, numbers: RangeInclusive<u64>) {
-    let options = LogOptions::new(TrustDomain::parse("demo.test").unwrap());
-    let log = Log::open(dir, options, Clock::system()).unwrap();
-    let before = log.len();
-    let stream = StreamId {
-        reporter: REPORTER.into(),
-        boot: vec![1; 16],
-        worker: 0,
-    };
-    let record = |n: u64| -> bytes::Bytes {
-        let record = Record {
-            id: u128::from(n).to_be_bytes().to_vec(),
-            time_us: Clock::system().now_us(),
-            reporter: REPORTER.into(),
-            body: Some(Body::Decision(Decision::default())),
-            ..Record::default()
-        };
-        record.encode_to_vec().into()
-    };
-    let records: Vec<_> = numbers.clone().map(record).collect();
-    let more = u64::try_from(records.len()).unwrap();
-    let ingest = Ingest::new(log.clone(), Clock::system());
-    ingest.push(&stream, *numbers.start(), records).unwrap();
-    wait_for("records in the log", LIMIT, || {
-        (log.len() >= before + more).then_some(())
-    });
-    log.close();
 }

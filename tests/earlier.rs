@@ -10,24 +10,9 @@
 
 mod support;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
-use palisade_audit::{
-    ingest::Ingest,
-    log::{Log, LogOptions},
-};
-use palisade_mesh::{
-    clock::Clock,
-    spiffe_id::TrustDomain,
-    wire::{
-        audit::StreamId,
-        record::{Decision, Record, record::Body},
-    },
-};
-use prost::Message as _;
-use support::{Home, LIMIT, copy, wait_for};
-
-const REPORTER: &str = "spiffe://demo.test/ns/shop/sa/orders";
+use support::{Home, copy, records::grow};
 
 #[test]
 fn a_log_continues_what_an_auditor_kept_or_is_named() {
@@ -106,43 +91,6 @@ fn a_log_continues_what_an_auditor_kept_or_is_named() {
 
 fn standing(one: &serde_json::Value) -> &str {
     one["standing"].as_str().unwrap()
-}
-
-/// Adds decisions with these numbers to a log.
-fn grow(dir: &Path, numbers: std::ops::RangeInclusive<u64>, path: &str) {
-    let options = LogOptions {
-        checkpoint_every: Duration::from_millis(20),
-        ..LogOptions::new(TrustDomain::parse("demo.test").unwrap())
-    };
-    let log = Log::open(dir, options, Clock::system()).unwrap();
-    let before = log.len();
-    let stream = StreamId {
-        reporter: REPORTER.into(),
-        boot: vec![1; 16],
-        worker: 0,
-    };
-    let record = |n: u64| -> bytes::Bytes {
-        let decision = Decision {
-            path: format!("{path}/{n}"),
-            ..Decision::default()
-        };
-        let record = Record {
-            id: u128::from(n).to_be_bytes().to_vec(),
-            time_us: Clock::system().now_us(),
-            reporter: REPORTER.into(),
-            body: Some(Body::Decision(decision)),
-            ..Record::default()
-        };
-        record.encode_to_vec().into()
-    };
-    let records: Vec<_> = numbers.clone().map(record).collect();
-    let more = u64::try_from(records.len()).unwrap();
-    let ingest = Ingest::new(log.clone(), Clock::system());
-    ingest.push(&stream, *numbers.start(), records).unwrap();
-    wait_for("records in the log", LIMIT, || {
-        (log.len() >= before + more).then_some(())
-    });
-    log.close();
 }
 
 /// A copy of the latest checkpoint, as an auditor takes it away.

@@ -34,6 +34,7 @@ pub mod https;
 pub mod inside;
 pub mod lone;
 pub mod mesh;
+pub mod records;
 pub mod registry;
 pub mod year;
 
