@@ -19,7 +19,7 @@ mod checks;
 mod order;
 mod signed;
 
-pub(crate) use certified::{CERTIFICATE_LEN_MAX, Certified};
+pub(crate) use certified::{CERTIFICATE_LEN_MAX, Certified, long_ago};
 pub(crate) use checks::Checks;
 pub(crate) use order::{Order, Stretch};
 pub use signed::STREAMS_MAX;

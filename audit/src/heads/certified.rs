@@ -61,11 +61,16 @@ impl Certified {
         if self.boots.len() <= BOOTS_MAX {
             return;
         }
-        let mut heard: Vec<u64> = self.boots.values().map(|known| known.heard).collect();
-        let (_, last, _) = heard.select_nth_unstable(FORGOTTEN);
-        let last = *last;
+        let last = long_ago(self.boots.values().map(|known| known.heard), FORGOTTEN);
         self.boots.retain(|_, known| known.heard > last);
     }
+}
+
+/// Of when boots were `heard`, until when the `count` were that were heard longest ago, and one
+/// more; there are more than `count`.
+pub(crate) fn long_ago(heard: impl Iterator<Item = u64>, count: usize) -> u64 {
+    let mut heard: Vec<u64> = heard.collect();
+    *heard.select_nth_unstable(count).1
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use ulid::Ulid;
 
 use super::Finding;
 use crate::{
-    heads::{CERTIFICATE_LEN_MAX, CERTIFICATES_EVERY, Place, Signature, Signer, Statement},
+    heads::{
+        CERTIFICATE_LEN_MAX, CERTIFICATES_EVERY, Place, Signature, Signer, Statement, long_ago,
+    },
     merkle::sha256,
     stream::{Range, StreamKey},
 };
@@ -188,9 +190,8 @@ impl Signers {
             return;
         }
         let certified = self.boots.values().filter(|b| !b.certificates.is_empty());
-        let mut heard: Vec<u64> = certified.map(|boot| boot.heard).collect();
-        let (_, last, _) = heard.select_nth_unstable(FORGOTTEN);
-        for boot in self.boots.values_mut().filter(|b| b.heard <= *last) {
+        let last = long_ago(certified.map(|boot| boot.heard), FORGOTTEN);
+        for boot in self.boots.values_mut().filter(|b| b.heard <= last) {
             if !boot.certificates.is_empty() {
                 self.certified -= 1;
                 boot.certificates.clear();
