@@ -55,6 +55,8 @@ impl Archive {
         } else {
             dir.to_owned()
         };
+        // Ctrl-C is heard before there is anything that it would leave behind.
+        attending::ask()?;
         let failed = |why: &dyn std::fmt::Display| unreadable(&dir, &why.to_string());
         let clock = Clock::system();
         let options = LogOptions {
@@ -126,6 +128,7 @@ impl Archive {
 /// `PLS7809` when the index cannot be made, `PLS7812` when it was interrupted, and what is
 /// wrong with the report's head.
 pub(crate) async fn checked(package: &Arc<Package>) -> Result<Checked, Diagnostic> {
+    attending::ask()?;
     let failed = |why: &dyn std::fmt::Display| {
         Diagnostic::error(7809, "the records of the package cannot be searched")
             .cause(why.to_string())

@@ -17,10 +17,9 @@ use palisade_audit::{privacy::Rules, spool::SpoolOptions};
 use palisade_ca::registration::RegistrationConfig;
 use palisade_mesh::{
     diagnostic::Diagnostic,
-    spiffe_id::{SpiffeId, TrustDomain},
+    spiffe_id::TrustDomain,
     yaml::{self, Codes, Source},
 };
-use palisade_proxy::config::{AdminConfig, InboundConfig, Limits, OutboundConfig, ProxyConfig};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::net::identity::IdentityConfig;
@@ -35,6 +34,7 @@ pub mod layers;
 pub mod log_key;
 pub mod policies;
 pub mod privacy;
+mod proxy;
 pub mod readers;
 pub mod retention;
 pub mod rollout;
@@ -52,6 +52,7 @@ use layers::{Effective, Overrides};
 use log_key::LogKeySection;
 use policies::PoliciesSection;
 use privacy::PrivacySection;
+pub use proxy::{DrainSection, PolicySource, ProxySection, RecordTarget, STALE_AFTER_MIN};
 use readers::ReadersSection;
 use retention::RetentionSection;
 use rollout::RolloutSection;
@@ -62,9 +63,6 @@ use witness::{WitnessSection, WitnessesSection};
 
 /// Longest configuration file, in bytes.
 pub const FILE_LEN_MAX: usize = 1 << 20;
-
-/// Shortest `proxy.stale_after`.
-pub const STALE_AFTER_MIN: Duration = Duration::from_secs(1);
 
 const CODES: Codes = Codes {
     duplicate_key: 8006,
@@ -233,47 +231,6 @@ pub struct AuditSection {
     pub archive: Option<ArchiveSection>,
 }
 
-/// Section `proxy`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProxySection {
-    /// Name of this proxy for people. Default: `proxy`.
-    #[serde(default = "default_instance")]
-    pub instance: String,
-    /// Where its identity comes from.
-    pub identity: IdentityConfig,
-    /// Which identity to use where the source gives several. Default: the first.
-    pub spiffe_id: Option<SpiffeId>,
-    /// Where its policy comes from.
-    pub policy: PolicySource,
-    /// Who must have signed it; nothing that a PDP sends weakens this. Default: nobody.
-    pub policy_trust: Option<PolicyTrust>,
-    /// Where its records go.
-    pub records: RecordTarget,
-    /// How it decides. Default: `indexed`.
-    #[serde(default)]
-    pub engine: EngineChoice,
-    /// Worker threads; 0 means one per core. Default: 0.
-    #[serde(default)]
-    pub workers: usize,
-    /// The listener that protects the local application.
-    pub inbound: Option<InboundConfig>,
-    /// The listener through which the local application calls others.
-    pub outbound: Option<OutboundConfig>,
-    /// The listener for health, metrics and state.
-    pub admin: Option<AdminConfig>,
-    /// Limits of connections, requests and times.
-    #[serde(default)]
-    pub limits: Limits,
-    /// How long a snapshot from a PDP may go without its word that it is the newest, at
-    /// least 1 s; then every request is undecided. Default: 24 h.
-    #[serde(default = "default_stale_after", deserialize_with = "lifetime")]
-    pub stale_after: Duration,
-    /// How it ends.
-    #[serde(default)]
-    pub drain: DrainSection,
-}
-
 /// Who must have signed a policy bundle before it is used.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -300,24 +257,6 @@ impl PolicyTrust {
     }
 }
 
-/// Section `proxy.drain`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DrainSection {
-    /// How long what is in flight may take when the proxy ends; then it is cut.
-    /// Default: 30 s.
-    #[serde(default = "default_drain_deadline", deserialize_with = "lifetime")]
-    pub deadline: Duration,
-}
-
-impl Default for DrainSection {
-    fn default() -> Self {
-        Self {
-            deadline: default_drain_deadline(),
-        }
-    }
-}
-
 /// Where a part of the mesh is, as written: an address, or `mesh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartAddress {
@@ -339,18 +278,6 @@ impl<'de> Deserialize<'de> for PartAddress {
     }
 }
 
-/// Where a proxy's policy comes from; exactly one of them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicySource {
-    /// The PDP that the directory names.
-    Mesh,
-    /// A policy repository on this machine; watched.
-    Folder(PathBuf),
-    /// Address of a PDP.
-    Pdp(SocketAddr),
-}
-
 /// How a proxy or a PDP decides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -360,18 +287,6 @@ pub enum EngineChoice {
     Indexed,
     /// By Cedar's own authorizer on the whole set, each time.
     Reference,
-}
-
-/// Where records go; exactly one of them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RecordTarget {
-    /// The audit service that the directory names; through a spool.
-    Mesh,
-    /// Address of an audit service; records wait in a spool on disk until it has them.
-    Audit(SocketAddr),
-    /// A log of its own in this folder.
-    Log(PathBuf),
 }
 
 impl Config {
@@ -623,65 +538,6 @@ impl Config {
     }
 }
 
-impl ProxySection {
-    fn check_stale(&self) -> Option<Diagnostic> {
-        (self.stale_after < STALE_AFTER_MIN).then(|| {
-            let wrong = format!("`stale_after` is `{:?}`, out of range", self.stale_after);
-            Diagnostic::error(5306, wrong)
-                .cause("the PDP confirms the snapshot every few seconds, not all the time")
-                .help("allowed: 1s or more")
-        })
-    }
-
-    fn check_stamp_age(&self) -> Option<Diagnostic> {
-        let demanded = self.policy_trust.as_ref()?.stamp_age?;
-        matches!(self.policy, PolicySource::Folder(_)).then(|| {
-            let wrong =
-                format!("`policy_trust.stamp_age` is `{demanded:?}`, and nobody brings stamps");
-            Diagnostic::error(3116, wrong)
-                .cause(
-                    "a proxy that reads policy from its own disk has no PDP to say what is newest",
-                )
-                .help("take it out, or follow a PDP: `policy: { pdp: … }`")
-        })
-    }
-
-    /// What of it asks for a proxy without a control plane, which only the `full` program
-    /// can be.
-    pub(crate) fn check_alone(&self, full: bool) -> Vec<Diagnostic> {
-        let alone = [
-            (
-                "policy: { folder: … }",
-                matches!(self.policy, PolicySource::Folder(_)),
-            ),
-            (
-                "records: { log: … }",
-                matches!(self.records, RecordTarget::Log(_)),
-            ),
-        ];
-        let asked = alone.into_iter().filter(|(_, asked)| *asked && !full);
-        asked
-            .map(|(key, _)| {
-                Diagnostic::error(9213, format!("this program has no part for `{key}`"))
-                    .cause("it is a slim build, which runs beside workloads and follows a control plane")
-                    .help("run the proxy with the full program, or name `mesh` or the address of a PDP and of an audit service")
-            })
-            .collect()
-    }
-
-    /// The part of it that the proxy itself reads.
-    pub fn listeners(&self, demo: bool) -> ProxyConfig {
-        ProxyConfig {
-            workers: self.workers,
-            inbound: self.inbound.clone(),
-            outbound: self.outbound.clone(),
-            admin: self.admin.clone(),
-            limits: self.limits.clone(),
-            demo,
-        }
-    }
-}
-
 /// Gives a diagnostic that begins with a key of `section` the place of that key.
 fn placed(diagnostic: Diagnostic, section: &str, whole: &Source, root: &yaml::Node) -> Diagnostic {
     let mut words = diagnostic.message.split('`');
@@ -707,20 +563,8 @@ fn default_reissue_rate() -> u32 {
     palisade_ca::REISSUE_RATE
 }
 
-fn default_stale_after() -> Duration {
-    Duration::from_secs(24 * 3600)
-}
-
-fn default_drain_deadline() -> Duration {
-    Duration::from_secs(30)
-}
-
 fn default_threshold() -> usize {
     1
-}
-
-fn default_instance() -> String {
-    "proxy".into()
 }
 
 /// A span of time as people write it: `90s`, `15m`, `1h 30m`.
@@ -745,70 +589,4 @@ fn optional_lifetime<'de, D: Deserializer<'de>>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The annotated file is what people copy: it must parse, and name every section.
-    #[test]
-    fn the_annotated_file_is_valid() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/palisade.yaml");
-        let config = Config::read(&path).unwrap_or_else(|found| panic!("{found:#?}"));
-        assert!(config.ca.is_some() && config.agent.is_some() && config.pdp.is_some());
-        assert!(config.audit.is_some() && config.proxy.is_some());
-        assert!(config.state_dir.is_absolute());
-    }
-
-    #[test]
-    fn a_stale_limit_below_the_least_is_refused() {
-        let text = |limit| {
-            format!(
-                "trust_domain: acme.test\nproxy:\n  identity: {{ workload_api: \"unix:///a\" }}\n  policy: {{ pdp: \"127.0.0.1:1\" }}\n  records: {{ log: l }}\n  outbound: {{ listen: \"127.0.0.1:0\" }}\n  stale_after: {limit}\n"
-            )
-        };
-        let found = Config::parse("m.yaml", &text("999ms")).unwrap_err();
-        assert_eq!(found.first().map(|d| d.code.0), Some(5306));
-        let config = Config::parse("m.yaml", &text("1s")).unwrap();
-        let proxy = config.proxy.unwrap();
-        assert_eq!(proxy.stale_after, STALE_AFTER_MIN);
-        assert_eq!(proxy.drain.deadline, Duration::from_secs(30));
-    }
-
-    #[test]
-    fn a_slim_program_says_which_parts_of_a_lonely_proxy_it_lacks() {
-        let codes = |policy: &str, records: &str, full: bool| -> Vec<u16> {
-            let text = format!(
-                "trust_domain: acme.test\nproxy:\n  identity: {{ workload_api: \"unix:///a\" }}\n  policy: {policy}\n  records: {records}\n  outbound: {{ listen: \"127.0.0.1:0\" }}\n"
-            );
-            let proxy = Config::parse("m.yaml", &text).unwrap().proxy.unwrap();
-            let found = proxy.check_alone(full);
-            found.iter().map(|d| d.code.0).collect()
-        };
-        assert_eq!(codes("{ folder: p }", "{ log: l }", true), [0_u16; 0]);
-        assert_eq!(codes("{ folder: p }", "{ log: l }", false), [9213, 9213]);
-        assert_eq!(codes("mesh", "{ log: l }", false), [9213]);
-        assert_eq!(codes("mesh", "mesh", false), [0_u16; 0]);
-    }
-
-    /// `--config mesh.yaml` in the working folder, as most people write it.
-    #[test]
-    fn paths_start_at_the_folder_of_a_bare_file_name() {
-        let mut named = tempfile::Builder::new();
-        let file = named.suffix(".yaml").tempfile_in(".").unwrap();
-        fs::write(file.path(), "trust_domain: acme.test\n").unwrap();
-        let bare = Path::new(file.path().file_name().unwrap());
-        let config = Config::read(bare).unwrap();
-        let here = std::env::current_dir().unwrap();
-        assert_eq!(config.state_dir, here.join("state"));
-    }
-
-    #[test]
-    fn mistakes_in_several_sections_are_told_at_once() {
-        let text = "trust_domain: Acme.test\npdp:\n  policys: x\n  listen: nowhere\nca:\n  svid_ttl: soon\n";
-        let found = Config::parse("mesh.yaml", text).unwrap_err();
-        let lines: Vec<usize> = found
-            .iter()
-            .filter_map(|d| d.location.as_ref().map(|l| l.line))
-            .collect();
-        assert_eq!(lines, [1, 3, 4, 6], "{found:#?}");
-    }
-}
+mod tests;

@@ -21,10 +21,13 @@ use std::{
 };
 
 use aws_lc_rs::hmac;
+use palisade_mesh::wire::record::SpoolEvent;
 use serde_json::Value;
 use support::{
-    Home, LIMIT, Running, free_port,
+    Home, LIMIT, Running, alerted, alerts_to, free_port,
+    https::Https,
     lone::{self, search},
+    records::{declare, grow_of},
     said, wait_for,
 };
 
@@ -47,7 +50,12 @@ fn open(home: &Home) -> Vec<Value> {
 /// missing from the log, which is no matter here.
 fn recorded(home: &Home, verb: &str) -> Vec<Value> {
     let query = format!("class:alert verb:{verb} last:1h");
-    let answer = home.json(&["audit", "search", &query]);
+    found(home, &query)
+}
+
+/// What is found, though the log may lack something.
+fn found(home: &Home, query: &str) -> Vec<Value> {
+    let answer = home.json(&["audit", "search", query]);
     answer["rows"].as_array().unwrap().clone()
 }
 
@@ -251,6 +259,170 @@ fn a_target_that_is_away_holds_up_nothing() {
     audit.end();
 }
 
+/// A message goes over TLS to the server that the configured roots vouch for. One with a certificate
+/// of its own gets no request at all; that is told, and so is what is given up.
+#[test]
+fn a_webhook_over_tls_is_told_only_under_its_configured_roots() {
+    let (home, elsewhere) = (Home::new(), Home::new());
+    let (hook, stranger) = (Https::start(&home), Https::start(&elsewhere));
+    for server in [&hook, &stranger] {
+        server.put("hook", Vec::new());
+    }
+    let target = |name: &str, server: &Https| {
+        let (url, ca) = (server.url("hook"), hook.ca().display());
+        format!("    - {{ name: {name}, webhook: \"{url}\", ca: \"{ca}\" }}\n")
+    };
+    let (of_hook, of_stranger) = (target("hook", &hook), target("stranger", &stranger));
+    let rule =
+        "  alerts:\n    - { name: any, query: \"class:audit_read verb:search\", window: 1h }\n";
+    let of_audit = format!("  deliver:\n{of_hook}{of_stranger}{rule}");
+    let mut audit = start(&home, &of_audit);
+    search(&home);
+    let told: Value = wait_for("a message at the hook", LIMIT, || {
+        serde_json::from_slice(hook.sent_to("hook").first()?).ok()
+    });
+    assert_eq!(
+        (&told["kind"], &told["rule"]),
+        (&"alert".into(), &"any".into())
+    );
+    let waiting = wait_for("a message that waits", LIMIT, || {
+        let listed = home.json(&["audit", "alerts", "list"]);
+        let waiting = listed["waiting"].as_array()?.clone();
+        (waiting.len() == 1 && waiting[0]["fault"].is_string()).then(|| waiting[0].clone())
+    });
+    assert_eq!(waiting["target"], "stranger");
+    assert_eq!(waiting["messages"], 1);
+    let fault = waiting["fault"].as_str().unwrap();
+    assert!(fault.contains("certificate"), "{fault}");
+
+    // The same by hand.
+    let test = ["audit", "alerts", "test", "any", "--deliver", "-o", "json"];
+    let tested = home.run(&test);
+    assert_eq!(tested.status.code(), Some(1), "{}", said(&tested));
+    let tested: Value = serde_json::from_slice(&tested.stdout).unwrap();
+    let delivered = tested["delivered"].as_array().unwrap().iter();
+    for one in delivered {
+        let is_stranger = one["target"] == "stranger";
+        assert_eq!(one["fault"].is_string(), is_stranger, "{tested}");
+    }
+    assert_eq!(hook.sent_to("hook").len(), 2);
+    assert!(!stranger.was_asked());
+
+    // Whoever takes the target out of the configuration gives up what waits for it.
+    audit.end();
+    let file = home.path("audit.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace(&of_stranger, "")).unwrap();
+    let _audit = lone::start(&home);
+    let rows = wait_for("a record of it", LIMIT, || {
+        let rows = home.rows("class:admin verb:undelivered last:1h")?;
+        (!rows.is_empty()).then_some(rows)
+    });
+    let [row] = rows.as_slice() else {
+        panic!("{rows:#?}");
+    };
+    let id = told["id"].as_str().unwrap();
+    assert_eq!(row["object"], format!("stranger {id}"));
+    assert_eq!(hook.sent_to("hook").len(), 2);
+    assert!(!stranger.was_asked());
+}
+
+/// Numbers that a reporter left out, and records that it declared lost, are brought to whoever
+/// takes alerts without any rule: each gap once, losses once in an hour for each reporter. An
+/// alert is open until somebody answers for it, whether the gap closes or not.
+#[test]
+fn gaps_and_losses_are_told_without_a_rule() {
+    let home = Home::new();
+    let got = home.path("got");
+    let mut audit = start(&home, &alerts_to(&got));
+    assert!(audit.end().success());
+    let log = home.path("state/audit/log");
+    let (orders, web) = (
+        "spiffe://acme.test/ns/shop/sa/orders",
+        "spiffe://acme.test/ns/shop/sa/web",
+    );
+    let lost = |number, reporter| {
+        let event = SpoolEvent {
+            verb: "dropped".into(),
+            strict: 4,
+            ..SpoolEvent::default()
+        };
+        declare(&log, number, reporter, event);
+    };
+    grow_of(&log, orders, 1..=3, "/orders");
+    grow_of(&log, orders, 6..=7, "/orders");
+    lost(8, orders);
+
+    let told = |rule: &str, count: usize| {
+        wait_for(rule, LIMIT, || {
+            alerted(&got, rule).filter(|told| told.len() >= count)
+        })
+    };
+    let mut audit = lone::start(&home);
+    let (gap, loss) = (told("palisade-gap", 1), told("palisade-lost", 1));
+    for (message, group, query) in [
+        (&gap[0], "", "class:log_lifecycle verb:gap"),
+        (&loss[0], orders, "class:spool_event verb:dropped"),
+    ] {
+        assert_eq!(
+            (&message["kind"], &message["test"], &message["mesh"]),
+            (&"alert".into(), &false.into(), &"acme.test".into())
+        );
+        assert_eq!(message["severity"], "high", "{message}");
+        assert_eq!(
+            (&message["group"], &message["count"]),
+            (&group.into(), &1.into())
+        );
+        let asked = message["query"].as_str().unwrap();
+        assert!(asked.starts_with(query), "{message}");
+        // It names the record with which the rule was met.
+        let entry = &message["entry"];
+        let row = wait_for("the record behind it", LIMIT, || {
+            found(&home, &format!("class:* entry:{entry} last:1h")).pop()
+        });
+        let class = query.split([':', ' ']).nth(1).unwrap();
+        assert_eq!(row["class"], class, "{row}");
+        if group.is_empty() {
+            let detail = row["detail"].as_str().unwrap();
+            assert!(detail.contains(orders), "{row}");
+        } else {
+            assert_eq!(row["reporter"], group);
+        }
+        let its = wait_for("the record of it", LIMIT, || {
+            let mut fired = recorded(&home, "fired");
+            fired.retain(|row| row["firing"] == message["id"]);
+            (!fired.is_empty()).then_some(fired)
+        });
+        assert_eq!(its.len(), 1, "{its:#?}");
+    }
+    assert_eq!(open(&home).len(), 2);
+    assert!(audit.end().success());
+
+    // The gap closes, and another one opens; one more loss of the same reporter is quiet, one of
+    // another is not.
+    grow_of(&log, orders, 4..=5, "/orders");
+    lost(9, orders);
+    grow_of(&log, orders, 12..=12, "/orders");
+    lost(1, web);
+    let mut audit = lone::start(&home);
+    let (gaps, losses) = (told("palisade-gap", 2), told("palisade-lost", 2));
+    assert_eq!((&gaps[0], &losses[0]), (&gap[0], &loss[0]));
+    assert_eq!(losses[1]["group"], web);
+    let closed = wait_for("a record of the gap that closed", LIMIT, || {
+        let closed = found(&home, "class:log_lifecycle verb:gap_closed last:1h");
+        (!closed.is_empty()).then_some(closed)
+    });
+    assert_eq!(closed.len(), 1, "{closed:#?}");
+    let open_now = open(&home);
+    assert_eq!(open_now.len(), 4, "{open_now:#?}");
+    for alert in &open_now {
+        let id = alert["id"].as_str().unwrap();
+        home.json(&["audit", "alerts", "ack", id, "--reason", "seen"]);
+    }
+    assert_eq!(open(&home), Vec::<Value>::new());
+    audit.end();
+}
+
 /// What was due while nobody ran is made once, recorded and told; the package it leaves is
 /// verified with the log's key alone.
 #[test]
@@ -261,7 +433,7 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
         "  deliver:\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {}\"] }}\n  schedules:\n    - {{ name: hourly, cron: \"0 * * * *\", report: digest, period: \"last:2h\", formats: [json, package, oscal], folder: reports, deliver: [file] }}\n    - {{ name: broken, cron: \"0 0 1 1 *\", report: denials, period: previous-year, folder: secret/reports }}\n    - {{ name: review, cron: \"0 0 1 1 *\", report: access-review, period: \"last:1h\", formats: [json, csv, package], folder: reviews }}\n    - {{ name: reach, cron: \"0 0 1 1 *\", report: reach, period: \"last:1h\", formats: [json, package], folder: reviews }}\n    - {{ name: unused, cron: \"0 0 1 1 *\", report: unused, period: \"last:1h\", formats: [json], folder: reviews }}\n  policies: policies\n",
         got.display()
     );
-    of_policies(&home);
+    lone::policies(&home);
     fs::write(home.path("secret"), SECRET).unwrap();
     let mut audit = start(&home, &of_audit);
     search(&home);
@@ -357,26 +529,4 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
     let made = home.rows("class:admin verb:report_made last:1h").unwrap();
     assert_eq!(made.len(), 4, "{made:#?}");
     audit.end();
-}
-
-/// A repository in which a service may call another.
-fn of_policies(home: &Home) {
-    let write = |name: &str, text: &str| {
-        let path = home.path(&format!("policies/{name}"));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    };
-    write("palisade.yaml", "trust_domain: acme.test\n");
-    write(
-        "services/web.yaml",
-        "service: shop/web\nidentities: [ns/shop/sa/web]\nhosts: [web]\n",
-    );
-    write(
-        "services/orders.yaml",
-        "service: shop/orders\nidentities: [ns/shop/sa/orders]\nhosts: [orders]\noperations:\n  - { name: open, match: \"* /open/{*rest}\" }\n",
-    );
-    write(
-        "policies/shop.cedar",
-        "@id(\"orders\") permit (principal, action, resource == Operation::\"acme.test/shop/orders/open\");\n",
-    );
 }

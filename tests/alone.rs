@@ -10,7 +10,7 @@
 
 mod support;
 
-use std::{fs, io, net::SocketAddr, sync::Arc};
+use std::{fs, io, net::SocketAddr, process::Command, sync::Arc};
 
 use palisade_audit::{
     item::Item,
@@ -197,6 +197,36 @@ fn files_are_read_again_when_they_change() {
         let reply = alone.send(&web, "GET", "/orders").ok()?;
         (reply.status == 200).then_some(())
     });
+}
+
+/// Whose the policies of a working tree of git are, a proxy says nothing of: a log takes that from
+/// the PDP alone, and refuses the record of a proxy that names authors.
+#[test]
+fn a_proxy_names_no_authors_of_its_policies() {
+    let home = Home::new();
+    let alone = Alone::prepare(&home);
+    for args in [
+        ["init", "--quiet"].as_slice(),
+        &["add", "--all"],
+        &["commit", "--quiet", "-m", "policies"],
+    ] {
+        let made = Command::new("git")
+            .args(["-c", "user.name=Ana", "-c", "user.email=ana@acme.test"])
+            .args(args)
+            .current_dir(home.path("policies"))
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .status();
+        assert!(made.unwrap().success(), "{args:?}");
+    }
+    let mut proxy = alone.start();
+    assert!(proxy.end().success());
+    let records = alone.records();
+    let change = |r: &&Row| r.text("class") == Some("policy_change");
+    let changes: Vec<&Row> = records.iter().filter(change).collect();
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].text("verb"), Some("activated"));
+    assert_eq!(changes[0].texts("author"), Vec::<&str>::new());
 }
 
 /// A proxy does not start on a policy that says nothing for certain.

@@ -1,5 +1,5 @@
 //! Requests of which only one side has left a record, and how the audit service names
-//! them.
+//! them: to whoever asks for gaps, and in the statement on integrity.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +10,7 @@
 
 mod support;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -34,6 +34,43 @@ use tokio_rustls::TlsConnector;
 /// Longer than a record may wait for its other half.
 const SETTLED: Duration = Duration::from_secs(30);
 
+const WEB: &str = "spiffe://demo.test/ns/shop/sa/web";
+const ORDERS: &str = "spiffe://demo.test/ns/shop/sa/orders";
+/// What is called.
+const SERVICE: &str = "demo.test/shop/orders";
+
+/// What passes two proxies that both record, permitted or refused, agrees, and neither the
+/// comparison nor the statement on integrity names a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_both_sides_recorded_are_named_nowhere() {
+    let home = Home::new();
+    let story = Story::start(&home, "agreed", &sample()).await;
+    for _ in 0..3 {
+        assert_eq!(story.orders().await, 200);
+    }
+    assert_eq!(story.get("/nowhere").await, 403);
+    until("the records have arrived", || async {
+        let calls = asked(&story.name).await;
+        calls["agreed"] == 4 && calls["settling"] == 0
+    })
+    .await;
+    story.clock.advance(SETTLED);
+
+    let found = asked(&story.name).await;
+    assert_eq!(found["one_sided"], serde_json::json!([]), "{found:#}");
+    let section = stated(&home, &story.name);
+    for (label, value) in [
+        ("requests that both recorded", "4"),
+        ("one-sided requests", "0"),
+        ("calls that nobody answered or decided about", "0"),
+        ("records whose other half may still arrive", "0"),
+    ] {
+        assert_eq!(figure(&section, label), value, "{section:#}");
+    }
+    assert_eq!(section["table"], Value::Null, "{section:#}");
+    story.end().await;
+}
+
 /// A caller goes past its proxy with its own certificate: policy lets it, and the
 /// records tell it apart from all others.
 #[tokio::test(flavor = "multi_thread")]
@@ -53,13 +90,18 @@ async fn a_request_past_the_caller_s_proxy_is_named() {
     let one_sided = found["one_sided"].as_array().unwrap();
     assert_eq!(one_sided.len(), 2, "{found:#}");
     assert_eq!(one_sided[0]["kind"], "decision_alone", "{found:#}");
-    assert_eq!(one_sided[0]["caller"], "spiffe://demo.test/ns/shop/sa/web");
+    assert_eq!(one_sided[0]["caller"], WEB);
     assert_eq!(one_sided[0]["path"], "/orders");
     assert_eq!(one_sided[0]["loss_known"], false);
     assert_eq!(one_sided[1]["kind"], "repeated", "{found:#}");
     // Those that went the usual way agree, the refused one too.
     assert!(found["agreed"].as_u64().unwrap() >= 2, "{found:#}");
     assert_eq!(found["whole"], true);
+
+    let section = stated(&home, &story.name);
+    let row = |kind| [kind, ORDERS, WEB, SERVICE, "GET", "/orders", "no"];
+    assert_eq!(rows(&section), [row("decision_alone"), row("repeated")]);
+    agree(&section, &found);
     story.end().await;
 }
 
@@ -94,9 +136,14 @@ async fn a_destination_that_withholds_its_records_is_named() {
     assert_eq!(one_sided.len(), 3, "{found:#}");
     for one in one_sided {
         assert_eq!(one["kind"], "call_alone", "{found:#}");
-        assert_eq!(one["service"], "demo.test/shop/orders");
+        assert_eq!(one["service"], SERVICE);
     }
     assert_eq!(found["agreed"], 0);
+
+    let section = stated(&home, &name);
+    let row = ["call_alone", WEB, WEB, SERVICE, "GET", "/orders", "no"];
+    assert_eq!(rows(&section), [row; 3]);
+    agree(&section, &found);
     for proxy in proxies {
         proxy.end().await;
     }
@@ -107,29 +154,88 @@ fn sample() -> String {
     sample_policies().display().to_string()
 }
 
+/// The comparison of the last hour.
+async fn asked(name: &str) -> Value {
+    let mesh = Mesh::find(Some(name)).await.unwrap();
+    let asked = Gaps {
+        query: "last:1h".into(),
+    };
+    let answer = mesh.post::<Value>("audit", "/v1/audit/gaps", &asked).await;
+    answer.unwrap()["calls"].clone()
+}
+
 /// The comparison of the last hour, once it names `expected` requests.
 async fn compared(name: &str, clock: &Clock, expected: usize) -> Value {
-    let named = || async {
-        let mesh = Mesh::find(Some(name)).await.unwrap();
-        let asked = Gaps {
-            query: "last:1h".into(),
-        };
-        let answer = mesh.post::<Value>("audit", "/v1/audit/gaps", &asked).await;
-        answer.unwrap()["calls"].clone()
-    };
     // Everything has arrived before time goes on.
     until("the records have arrived", || async {
-        let calls = named().await;
+        let calls = asked(name).await;
         let waiting = calls["settling"].as_u64().unwrap() as usize;
         waiting + calls["one_sided"].as_array().unwrap().len() >= expected
     })
     .await;
     clock.advance(SETTLED);
     until("the requests are named", || async {
-        named().await["one_sided"].as_array().unwrap().len() >= expected
+        asked(name).await["one_sided"].as_array().unwrap().len() >= expected
     })
     .await;
-    named().await
+    asked(name).await
+}
+
+/// What the statement on integrity of the last hour says of both sides, as an auditor gets it
+/// in a file.
+fn stated(home: &Home, name: &str) -> Value {
+    let file = home.path("integrity.json");
+    let to = ["--to", file.to_str().unwrap(), "--overwrite"];
+    let run = ["report", "run", "integrity", "--period", "last:1h"];
+    inside::palisade(name, &[&run[..], &to].concat());
+    let text = fs::read_to_string(file).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let mut sections = report["sections"].as_array().unwrap().iter();
+    let section = sections.find(|section| section["id"] == "both-sides");
+    section.unwrap().clone()
+}
+
+fn figure<'s>(section: &'s Value, label: &str) -> &'s str {
+    let mut figures = section["figures"].as_array().unwrap().iter();
+    let figure = figures.find(|figure| figure["label"] == label).unwrap();
+    figure["value"].as_str().unwrap()
+}
+
+/// The rows of a section, without when a request was, and the record and the id that it has.
+fn rows(section: &Value) -> Vec<[&str; 7]> {
+    let columns = section["table"]["columns"].as_array().unwrap();
+    let at = |name: &str| columns.iter().position(|c| c["name"] == name).unwrap();
+    let told = [
+        "kind",
+        "reporter",
+        "caller",
+        "service",
+        "method",
+        "path",
+        "loss known",
+    ]
+    .map(at);
+    let rows = section["table"]["rows"].as_array().unwrap().iter();
+    rows.map(|row| told.map(|at| row[at].as_str().unwrap()))
+        .collect()
+}
+
+/// That the statement says the same as the comparison, record for record.
+fn agree(section: &Value, found: &Value) {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let rows = section["table"]["rows"].as_array().unwrap().iter();
+    let told: Vec<_> = rows.map(|row| (text(&row[2]), text(&row[3]))).collect();
+    let one_sided = found["one_sided"].as_array().unwrap().iter();
+    let named: Vec<_> = one_sided
+        .map(|one| (one["entry"].to_string(), text(&one["id"])))
+        .collect();
+    assert_eq!(told, named);
+    assert_eq!(
+        figure(section, "one-sided requests"),
+        named.len().to_string()
+    );
+    let agreed = found["agreed"].to_string();
+    assert_eq!(figure(section, "requests that both recorded"), agreed);
 }
 
 /// Request id of a call that web's proxy has recorded.
@@ -170,7 +276,7 @@ async fn inbound_of(name: &str, service: &str) -> SocketAddr {
 
 /// Status of a GET straight to an inbound port, with a request id if one is claimed.
 async fn past(caller: &Identity, inbound: SocketAddr, path: &str, claimed: Option<&str>) -> u16 {
-    let orders = SpiffeId::parse("spiffe://demo.test/ns/shop/sa/orders").unwrap();
+    let orders = SpiffeId::parse(ORDERS).unwrap();
     let config = caller.client_config(&[orders], &[b"http/1.1"]);
     let tcp = TcpStream::connect(inbound).await.unwrap();
     let name = ServerName::from(inbound.ip());

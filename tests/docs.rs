@@ -157,6 +157,7 @@ fn every_configuration_key_is_in_the_annotated_file() {
     let shown = page("deploy/palisade.yaml");
     for file in [
         "src/config.rs",
+        "src/config/proxy.rs",
         "proxy/src/config.rs",
         "src/net/identity.rs",
     ] {

@@ -428,6 +428,90 @@ fn only_what_is_allowed_is_recorded_and_the_rest_is_said() {
     }
 }
 
+/// What policy masks at one service is in no file of the mesh, though no process has a rule for
+/// it: neither the caller's proxy nor the destination's keeps it. What is masked in git is masked
+/// from the next request on, and the record says so.
+#[test]
+fn what_policy_masks_is_in_no_file() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let seal = "privacy:\n  seal: [\"header:x-user\", \"header:x-team\"]\n";
+    let _mesh = Separate::ready_with(&home, "1h", seal, seal);
+    let outbound = outbound(&home);
+    read_headers(&home, outbound);
+    let before = wait_for("a record of before", LIMIT, || {
+        request(outbound, BOB);
+        let rows = home.rows(&format!("subject:{BOB} last:1h"))?;
+        rows.first().cloned()
+    });
+    assert_eq!(before["path"], "/orders", "{before:#}");
+
+    let file = home.path("policies/services/orders.yaml");
+    let service = fs::read_to_string(&file).unwrap();
+    let service = service.replace(
+        "match: \"GET /orders/{id}\" }",
+        "match: \"GET /orders/{id}\", mask: [path] }",
+    );
+    fs::write(&file, format!("{service}mask: [\"header:x-user\"]\n")).unwrap();
+    let get = |path: &str, user: &str| {
+        let host = format!("orders\r\nx-user: {user}\r\nx-team: red\r\nx-tenant: {TENANT}");
+        http::send(outbound, "GET", &host, path, "").unwrap()
+    };
+    // Until both sides have it; what comes before is nobody's.
+    let masked = |query: &str, field: &str| {
+        let row = home.rows(query)?.first().cloned()?;
+        (row["covered"][field] == "masked").then_some(row)
+    };
+    let decisions = "class:decision service:orders last:1h";
+    let calls = "class:call service:orders last:1h";
+    wait_for("the mask on both sides", LIMIT, || {
+        get("/orders/1", "nobody");
+        masked(decisions, "path").and(masked(calls, "path"))
+    });
+    // The header is the service's, and the path an operation's; what adds to what holds at once.
+    let secret = "patient-4711-of-ward-nine";
+    let reply = get(&format!("/orders/{secret}"), ALICE);
+    let id = reply.header("palisade-decision-id").unwrap().to_owned();
+    let decided = |id: &str| {
+        wait_for("the record of it", LIMIT, || {
+            home.rows(&format!("{decisions} id:{id}"))?.first().cloned()
+        })
+    };
+    let row = decided(&id);
+    let covered = &row["covered"];
+    assert_eq!(covered["header:x-user"], "masked", "{row:#}");
+    assert_eq!(covered["path"], "masked", "{row:#}");
+    assert_eq!(covered["header:x-team"], "sealed", "{row:#}");
+    assert_eq!(row["context"]["http"]["headers"]["x-tenant"], TENANT);
+    assert_eq!(row["route"], "/orders/{id}", "{row:#}");
+    // A misspelt one is no operation, and could have been meant to be that one.
+    let reply = get(&format!("/order/{secret}"), ALICE);
+    let misspelt = reply.header("palisade-decision-id").unwrap().to_owned();
+    let row = decided(&misspelt);
+    assert_eq!(row["covered"]["path"], "masked", "{row:#}");
+    assert_eq!(row["route"], Value::Null, "{row:#}");
+    // The caller's proxy has a record of either, too.
+    for id in [&id, &misspelt] {
+        let row = wait_for("the call of it", LIMIT, || {
+            let rows = home.rows(calls)?;
+            rows.into_iter().find(|row| row["decision_id"] == id[..])
+        });
+        assert_eq!(row["covered"]["path"], "masked", "{row:#}");
+    }
+    // Of the list the path is kept, and the person is not, whoever seals.
+    request(outbound, ALICE);
+    wait_for("the record of the list", LIMIT, || {
+        let row = home.rows(decisions)?.first().cloned()?;
+        (row["path"] == "/orders" && row["covered"]["header:x-user"] == "masked").then_some(())
+    });
+    for what in [secret, ALICE] {
+        let found = holding(&home.path(""), what.as_bytes());
+        assert_eq!(found, Vec::<PathBuf>::new(), "{what}");
+    }
+    assert!(!holding(&home.path(""), TENANT.as_bytes()).is_empty());
+    verified(&home);
+}
+
 /// Queries of the configuration are in reports, alerts and records for good, and are asked of
 /// records that have pseudonyms: one that names somebody is refused, a pseudonym is not.
 #[test]

@@ -15,13 +15,28 @@ use std::{
     process::{Command, Output},
 };
 
-use palisade_mesh::decision::DecisionId;
+use palisade_audit::{
+    checkpoint::{Checkpoint, origin},
+    merkle::{self, Tree},
+    note::Signer,
+    segment::HEADER_LEN,
+};
+use palisade_mesh::{
+    decision::DecisionId,
+    wire::{
+        audit::{Envelope, StreamId},
+        record::{Heads, Record, record::Body},
+    },
+};
+use prost::Message as _;
 use serde_json::Value;
 use support::{
     Home, LIMIT, copy,
     demo::one_at_a_time,
     mesh::{ROLES, Separate},
-    said, wait_for,
+    said,
+    spool::{FRAME_HEADER, crc32, frames},
+    wait_for,
 };
 
 /// Questions whose answers must not depend on the index that gives them.
@@ -91,6 +106,165 @@ fn one_changed_byte_is_named_and_stops_the_service() {
         let rows = home.rows("decision:deny last:1h")?;
         (rows.first()? == &denied).then_some(())
     });
+}
+
+/// Whoever has the key of the log writes it anew: with a record twice, with two that have
+/// exchanged their contents, and with one altered. Every signature of the log holds, and what
+/// the proxies signed tells it.
+#[test]
+fn a_log_that_its_operator_wrote_anew_is_contradicted_by_reporters() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let mut mesh = with_records(&home);
+    // What is under heads stays as it is; what a proxy says last may not arrive.
+    let signed = "class:stream_heads reporter:orders last:1h";
+    wait_for("heads over decisions", LIMIT, || {
+        let rows = home.rows(signed)?;
+        let of = |row: &Value| row["heads"].as_array().unwrap().clone();
+        let mut heads = rows.iter().flat_map(of);
+        let is_of_several = |head: &Value| head["last"].as_u64() > head["first"].as_u64();
+        heads.any(|head| is_of_several(&head)).then_some(())
+    });
+    for role in ["proxy-web", "proxy-orders", "pdp", "agent", "audit", "ca"] {
+        mesh.end(role);
+    }
+    let verify = |dir: &str, code| {
+        let verify = ["audit", "verify", "--dir", dir];
+        (home.says(&verify, code), home.json(&verify))
+    };
+    let (_, untouched) = verify(&written_anew(&home, "as-it-was", |_| {}), 0);
+    assert_eq!(untouched["findings"], serde_json::json!([]));
+
+    let leaves = leaves_of(&home.path("state/audit/log"));
+    let (stream, first, last) = signed_together(&leaves);
+    let at = |leaves: &[Envelope], sequence| {
+        let of_it =
+            |leaf: &Envelope| leaf.stream.as_ref() == Some(&stream) && leaf.sequence == sequence;
+        leaves.iter().position(of_it).unwrap()
+    };
+    let boot = ulid::Ulid::from_bytes(stream.boot.as_slice().try_into().unwrap()).to_string();
+
+    let twice = written_anew(&home, "twice", |leaves| {
+        leaves.push(leaves[at(leaves, first)].clone());
+    });
+    let (said, report) = verify(&twice, 8);
+    assert!(said.contains("the record is in the log before"), "{said}");
+    let [found] = report["findings"].as_array().unwrap().as_slice() else {
+        panic!("{report:#}");
+    };
+    assert_eq!(
+        (&found["severity"], &found["kind"], &found["leaf"]),
+        (&"error".into(), &"duplicate".into(), &leaves.len().into())
+    );
+    let record = &found["record"];
+    assert_eq!(
+        (&record["reporter"], &record["boot"]),
+        (&stream.reporter.as_str().into(), &boot.as_str().into())
+    );
+    assert_eq!(
+        (&record["worker"], &record["sequence"]),
+        (&stream.worker.into(), &first.into())
+    );
+
+    let (reporter, worker) = (&stream.reporter, stream.worker);
+    let named = format!(
+        "records {first} to {last} of {reporter} boot {boot} worker {worker} are not those that their reporter signed"
+    );
+    let exchanged = written_anew(&home, "exchanged", |leaves| {
+        let (one, other) = (at(leaves, first), at(leaves, last));
+        let record = leaves[one].record.clone();
+        leaves[one].record = leaves[other].record.clone();
+        leaves[other].record = record;
+    });
+    let altered = written_anew(&home, "altered", |leaves| {
+        let one = at(leaves, last);
+        let mut record = Record::decode(leaves[one].record.clone()).unwrap();
+        record.time_us += 1;
+        leaves[one].record = record.encode_to_vec().into();
+    });
+    for dir in [exchanged, altered] {
+        let (said, report) = verify(&dir, 8);
+        assert!(said.contains(&named), "{dir}: {said}");
+        let found = report["findings"].as_array().unwrap();
+        assert_eq!(found.len(), 1, "{dir}: {found:?}");
+        assert_eq!(
+            (&found[0]["severity"], &found[0]["kind"]),
+            (&"error".into(), &"heads".into())
+        );
+        assert_eq!(found[0]["what"], named);
+    }
+}
+
+/// A stream, and numbers of it that its reporter has signed together, two or more.
+fn signed_together(leaves: &[Envelope]) -> (StreamId, u64, u64) {
+    for leaf in leaves {
+        let record = Record::decode(leaf.record.clone()).unwrap();
+        let Some(Body::StreamHeads(signed)) = record.body else {
+            continue;
+        };
+        let heads = Heads::decode(signed.heads.as_slice()).unwrap();
+        let several = |head: &&palisade_mesh::wire::record::Head| {
+            head.worker == 0 && head.last_sequence > head.first_sequence
+        };
+        if let Some(head) = heads.streams.iter().find(several) {
+            let stream = StreamId {
+                worker: head.worker,
+                ..leaf.stream.clone().unwrap()
+            };
+            return (stream, head.first_sequence, head.last_sequence);
+        }
+    }
+    panic!("no heads of several records");
+}
+
+/// The records of a log of one segment.
+fn leaves_of(log: &Path) -> Vec<Envelope> {
+    let (_, bytes) = only_segment(log);
+    let frames = frames(&bytes[HEADER_LEN as usize..]);
+    let leaf = |(start, end): &(usize, usize)| {
+        // Behind the prefix of RFC 6962.
+        let leaf = &bytes[HEADER_LEN as usize..][start + FRAME_HEADER + 1..*end];
+        Envelope::decode(leaf).unwrap()
+    };
+    frames.iter().map(leaf).collect()
+}
+
+fn only_segment(log: &Path) -> (PathBuf, Vec<u8>) {
+    let folder = fs::read_dir(log.join("segments")).unwrap();
+    let segments: Vec<PathBuf> = folder.map(|e| e.unwrap().path()).collect();
+    let [segment] = segments.as_slice() else {
+        panic!("{segments:?}");
+    };
+    (segment.clone(), fs::read(segment).unwrap())
+}
+
+/// A copy of the log with other records, signed with its own key as if it had received these;
+/// gives its folder.
+fn written_anew(home: &Home, name: &str, change: impl FnOnce(&mut Vec<Envelope>)) -> String {
+    let dir = home.path(name);
+    copy(&home.path("state/audit/log"), &dir);
+    let mut leaves = leaves_of(&dir);
+    change(&mut leaves);
+    let (segment, bytes) = only_segment(&dir);
+    let mut written = bytes[..HEADER_LEN as usize].to_vec();
+    let mut tree = Tree::new();
+    for leaf in leaves {
+        let leaf = leaf.encode_to_vec();
+        let payload = [&[0], leaf.as_slice()].concat();
+        let len = u32::try_from(payload.len()).unwrap().to_le_bytes();
+        let crc = crc32(&[&len[..], &payload].concat()).to_le_bytes();
+        written.extend([&len[..], &crc, &payload].concat());
+        tree.push(merkle::leaf(&leaf));
+    }
+    fs::write(segment, written).unwrap();
+    let signer = Signer::load(&dir.join("checkpoint.key"), &origin("demo.test"), false).unwrap();
+    let now = jiff::Timestamp::now();
+    let signed = Checkpoint::sign(&signer, tree.size(), tree.root(), now).unwrap();
+    for file in ["checkpoint", "checkpoints"] {
+        fs::write(dir.join(file), &signed.note).unwrap();
+    }
+    fs::remove_dir_all(dir.join("tile")).unwrap();
+    dir.display().to_string()
 }
 
 /// The index is derived: without it the same questions have the same answers.

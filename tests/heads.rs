@@ -11,13 +11,11 @@ mod support;
 
 use std::{
     cell::Cell,
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
 use palisade_audit::{
     ingest::Ingest,
     log::{Log, LogOptions},
@@ -27,25 +25,30 @@ use palisade_mesh::{
     spiffe_id::TrustDomain,
     wire::{
         audit::Envelope,
-        record::{Credential, Heads, Record, record::Body},
+        record::{Credential, Record, record::Body},
     },
 };
 use prost::Message as _;
 use serde_json::Value;
-use support::{Home, LIMIT, Running, demo::one_at_a_time, free_port, mesh::Separate, wait_for};
-
-/// Bytes before the payload of a frame in a spool file.
-const FRAME_HEADER: usize = 8;
-/// Bytes of the marker with which the payload of a chunk begins.
-const MARKER: usize = 16;
+use support::{
+    Home, LIMIT, Running, alerted, alerts_to,
+    demo::one_at_a_time,
+    free_port,
+    mesh::Separate,
+    spool::{alter, boot_of, find, fit, last_number, withhold},
+    wait_for,
+};
 
 /// Idle proxies sign how far they are; one that is killed is named by an alarm until it
-/// is back, and its next start clears it.
+/// is back, and its next start clears it. Whoever takes alerts is told once.
 #[test]
 fn a_proxy_that_stops_sending_is_named_until_it_is_back() {
     let _turn = one_at_a_time();
     let home = Home::new();
     let mut mesh = Separate::ready(&home);
+    mesh.end("audit");
+    let told = deliver(&home);
+    mesh.start("audit");
     for service in ["web", "orders"] {
         let query = format!("class:stream_heads reporter:{service} last:1h");
         let rows = wait_for("heads of an idle proxy", LIMIT, || {
@@ -64,6 +67,13 @@ fn a_proxy_that_stops_sending_is_named_until_it_is_back() {
     assert_eq!(status["alarms"][0]["code"], 7526, "{status:#}");
     let cause = status["alarms"][0]["cause"].as_str().unwrap();
     assert!(cause.contains("sa/orders"), "{cause}");
+    let silent = || alerted(&told, "palisade-silent");
+    let message = wait_for("an alert", LIMIT, || silent()?.pop());
+    assert_eq!(message["severity"], "critical");
+    let group = message["group"].as_str().unwrap();
+    assert!(group.contains("sa/orders boot 01"), "{message}");
+    let said = message["query"].as_str().unwrap();
+    assert!(said.contains("stopped sending records"), "{message}");
     let gaps = home.json(&["audit", "gaps"]);
     assert_eq!(gaps["silent"].as_array().unwrap().len(), 1, "{gaps:#}");
     let since = home.json(&["audit", "search", "class:decision last:1h"]);
@@ -76,6 +86,14 @@ fn a_proxy_that_stops_sending_is_named_until_it_is_back() {
     wait_for("an alarm that ends", LIMIT, || {
         (!codes(&home).contains(&"PLS7526".into())).then_some(())
     });
+    // That it is back answers for nothing: somebody has to.
+    assert_eq!(
+        wait_for("what was told", LIMIT, silent),
+        std::slice::from_ref(&message)
+    );
+    let listed = home.json(&["audit", "alerts", "list"]);
+    let open = listed["open"].as_array().unwrap();
+    assert!(open.iter().any(|alert| alert["id"] == message["id"]));
     assert!(home.rows("class:decision last:1h").is_some());
 }
 
@@ -102,6 +120,7 @@ fn records_that_were_altered_or_withheld_on_their_way_are_named() {
     assert_ne!(boot_of(&withheld), before);
     withhold(&withheld);
 
+    let told = deliver(&home);
     mesh.start("audit");
     mesh.start("proxy-orders");
     let report = wait_for("a contradiction", LIMIT, || {
@@ -126,6 +145,17 @@ fn records_that_were_altered_or_withheld_on_their_way_are_named() {
             .all(|c| codes.contains(&(*c).into()));
         both.then_some(())
     });
+    // Each of them is an alert that nobody had to ask for.
+    for (rule, severity, of) in [
+        ("palisade-tampered", "critical", before.as_str()),
+        ("palisade-gap", "high", ""),
+    ] {
+        let message = wait_for(rule, LIMIT, || alerted(&told, rule)?.pop());
+        assert_eq!(message["severity"], severity, "{message}");
+        let group = message["group"].as_str().unwrap();
+        assert!(group.contains(of), "{message}");
+        assert_eq!(group.is_empty(), of.is_empty(), "{message}");
+    }
     let gaps = home.json(&["audit", "gaps"]);
     let open = gaps["open"].as_array().unwrap();
     assert_eq!(open[0]["boot"], boot_of(&withheld), "{gaps:#}");
@@ -426,6 +456,15 @@ fn written_later(from: &Path, to: &Path, change: impl Fn(&mut Credential)) {
     log.close();
 }
 
+/// Has alerts brought to a file, from the next start of the audit service on.
+fn deliver(home: &Home) -> PathBuf {
+    let (file, config) = (home.path("alerts"), home.path("mesh.yaml"));
+    // Its last section is that of the audit service.
+    let text = fs::read_to_string(&config).unwrap() + &alerts_to(&file);
+    fs::write(&config, text).unwrap();
+    file
+}
+
 /// Codes of everything that `check` finds wrong.
 fn codes(home: &Home) -> Vec<String> {
     let facts = home.json(&["check"]);
@@ -462,153 +501,4 @@ fn find_spool_file(home: &Home, such: impl Fn(&[u8]) -> bool) -> Option<PathBuf>
         .into_iter()
         .rev()
         .find(|f| such(&fs::read(f).unwrap()))
-}
-
-/// Number of the last record of the first worker in a file.
-fn last_number(file: &Path) -> u64 {
-    let bytes = fs::read(file).unwrap();
-    let chunks = frames(&bytes).into_iter().skip(1);
-    let payloads = chunks.map(|(start, end)| &bytes[start + FRAME_HEADER + MARKER..end]);
-    let of_worker = payloads.filter(|payload| payload[..4] == [0; 4]);
-    let number = |at: &[u8]| u64::from_le_bytes(at.try_into().unwrap());
-    of_worker
-        .map(|payload| number(&payload[4..12]) + number(&payload[12..20]) - 1)
-        .max()
-        .unwrap()
-}
-
-fn boot_of(file: &Path) -> String {
-    let folder = file.parent().unwrap().file_name().unwrap();
-    folder.to_str().unwrap().to_owned()
-}
-
-/// Changes a digit of a path, and mends the checksum.
-fn alter(file: &Path) {
-    let mut bytes = fs::read(file).unwrap();
-    let at = find(&bytes, b"/orders/4711").unwrap() + 8;
-    bytes[at] = b'5';
-    let mut offset = 0;
-    for (start, end) in frames(&bytes) {
-        if (start..end).contains(&at) {
-            offset = start;
-        }
-    }
-    let end = frames(&bytes)
-        .into_iter()
-        .find(|f| f.0 == offset)
-        .unwrap()
-        .1;
-    let covered = [
-        &bytes[offset..offset + 4],
-        &bytes[offset + FRAME_HEADER..end],
-    ]
-    .concat();
-    bytes[offset + 4..offset + FRAME_HEADER].copy_from_slice(&crc32(&covered).to_le_bytes());
-    fs::write(file, bytes).unwrap();
-}
-
-/// Makes the heads in a file be about the records in it, which nobody can sign; gives how
-/// many were changed.
-fn fit(file: &Path) -> usize {
-    let bytes = fs::read(file).unwrap();
-    let mut running: BTreeMap<u32, Context> = BTreeMap::new();
-    let (mut fitted, mut changed) = (Vec::new(), 0);
-    for (start, end) in frames(&bytes) {
-        if start == 0 {
-            fitted.extend_from_slice(&bytes[start..end]);
-            continue;
-        }
-        let (marker, payload) = bytes[start + FRAME_HEADER..end].split_at(MARKER);
-        let worker = u32::from_le_bytes(payload[..4].try_into().unwrap());
-        let (mut rest, mut records) = (&payload[20..], Vec::new());
-        while let Some((len, more)) = rest.split_first_chunk::<4>() {
-            let (record, more) = more.split_at(u32::from_le_bytes(*len) as usize);
-            records.push(refit(record, &mut running, &mut changed));
-            rest = more;
-        }
-        let mut payload = [marker, &payload[..20]].concat();
-        let of_worker = running
-            .entry(worker)
-            .or_insert_with(|| Context::new(&SHA256));
-        for record in records {
-            of_worker.update(digest(&SHA256, &record).as_ref());
-            payload.extend_from_slice(&(record.len() as u32).to_le_bytes());
-            payload.extend_from_slice(&record);
-        }
-        let len = (payload.len() as u32).to_le_bytes();
-        let crc = crc32(&[&len[..], &payload].concat()).to_le_bytes();
-        fitted.extend([&len[..], &crc, &payload].concat());
-    }
-    fs::write(file, fitted).unwrap();
-    changed
-}
-
-/// A record; if it has heads whose digests are others than those of what went before, with
-/// these.
-fn refit(record: &[u8], running: &mut BTreeMap<u32, Context>, changed: &mut usize) -> Vec<u8> {
-    let mut decoded = Record::decode(record).unwrap();
-    let Some(Body::StreamHeads(signed)) = &mut decoded.body else {
-        return record.to_vec();
-    };
-    let mut heads = Heads::decode(signed.heads.as_slice()).unwrap();
-    let mut fits = true;
-    for head in &mut heads.streams {
-        let of_worker = running.insert(head.worker, Context::new(&SHA256));
-        let digest = of_worker.unwrap_or_else(|| Context::new(&SHA256)).finish();
-        fits &= head.digest == digest.as_ref();
-        head.digest = digest.as_ref().to_vec();
-    }
-    if fits {
-        return record.to_vec();
-    }
-    *changed += 1;
-    signed.heads = heads.encode_to_vec();
-    signed.certificate = vec![7; 32];
-    signed.certificates.clear();
-    signed.signature.clear();
-    decoded.encode_to_vec()
-}
-
-/// Takes every chunk of the first worker away.
-fn withhold(file: &Path) {
-    let bytes = fs::read(file).unwrap();
-    let of_worker = |start: usize| bytes[start + FRAME_HEADER + MARKER..][..4] == [0; 4];
-    let kept: Vec<&[u8]> = frames(&bytes)
-        .into_iter()
-        .filter(|(start, _)| *start == 0 || !of_worker(*start))
-        .map(|(start, end)| &bytes[start..end])
-        .collect();
-    assert!(kept.concat().len() < bytes.len());
-    fs::write(file, kept.concat()).unwrap();
-}
-
-/// Where each frame begins and ends; one that is being written is none yet.
-fn frames(bytes: &[u8]) -> Vec<(usize, usize)> {
-    let mut found = Vec::new();
-    let mut start = 0;
-    while let Some(len) = bytes.get(start..start + 4) {
-        let len = u32::from_le_bytes(len.try_into().unwrap());
-        let end = start + FRAME_HEADER + len as usize;
-        if end > bytes.len() {
-            break;
-        }
-        found.push((start, end));
-        start = end;
-    }
-    found
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
-        }
-    }
-    !crc
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|w| w == wanted)
 }

@@ -19,6 +19,7 @@ use std::{
 };
 
 use palisade::control::{api::Fact, client::Mesh, status::PdpStatus};
+use serde_json::{Value, json};
 use support::{
     Home,
     inside::{Story, until},
@@ -29,6 +30,9 @@ const SAID_WITHIN: Duration = Duration::from_secs(5);
 
 /// Two clocks differ.
 const CLOCKS_APART: u16 = 5315;
+
+const ALICE: &str = "Alice <alice@acme.test>";
+const BOB: &str = "Bob <bob@acme.test>";
 
 const NO_ORDERS: &str = "@id(\"closed\")\nforbid (principal, action, resource in Service::\"demo.test/shop/orders\");\n";
 
@@ -46,7 +50,7 @@ impl Repository {
 
     fn git(&self, args: &[&str]) -> String {
         let output = Command::new("git")
-            .args(["-c", "user.name=Alice", "-c", "user.email=alice@acme.test"])
+            .args(["-c", "user.name=CI", "-c", "user.email=ci@acme.test"])
             .args(args)
             .current_dir(&self.0)
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -62,8 +66,20 @@ impl Repository {
     }
 
     fn commit(&self) -> String {
+        self.commit_of(ALICE)
+    }
+
+    fn commit_of(&self, author: &str) -> String {
         self.git(&["add", "--all"]);
-        self.git(&["commit", "--quiet", "--allow-empty", "-m", "change"]);
+        let author = format!("--author={author}");
+        self.git(&[
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "-m",
+            "change",
+            &author,
+        ]);
         self.git(&["rev-parse", "HEAD"])
     }
 
@@ -194,6 +210,87 @@ async fn a_source_that_is_rewritten_deleted_or_gone_takes_nothing_away() {
     story.is_in_order().await;
     assert_eq!(story.orders().await, 403);
     story.end().await;
+}
+
+/// Who changed a policy is told of a decision that it made, of the revision that brought it, and
+/// in the report about changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_changed_a_policy_is_told_everywhere() {
+    let home = Home::new();
+    let repository = Repository::of_sample(home.path("policy"));
+    let place = format!("git+file://{}#main", repository.0.display());
+    let story = Story::start(&home, "credited", &place).await;
+    fs::write(repository.0.join("policies/closed.cedar"), NO_ORDERS).unwrap();
+    let closed = repository.commit_of(BOB);
+    story.runs(&closed).await;
+    assert_eq!(story.orders().await, 403);
+
+    let rows = searched(&story, "service:shop/orders decision:deny").await;
+    let id = rows[0]["id"].as_str().unwrap();
+    let why = story.palisade(&["why", id]);
+    let expected = format!("last changed in {} by {BOB}", &closed[..10]);
+    assert!(why.contains(&expected), "{why}");
+    let why: Value = serde_json::from_str(&story.palisade(&["why", id, "-o", "json"])).unwrap();
+    let policy = &why["explanation"]["determining"][0];
+    assert_eq!(
+        (&policy["commit"], &policy["author"]),
+        (&json!(closed), &json!(BOB)),
+        "{why:#}"
+    );
+
+    for (author, sequence) in [(ALICE, 1), (BOB, 2)] {
+        let query = format!("class:policy_change author:\"{author}\"");
+        let told = searched(&story, &query).await;
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert_eq!(told[0]["sequence"], json!(sequence), "{told:#?}");
+    }
+    // Nothing covers authors here: whoever is to be forgotten is there in clear, by either spelling.
+    for (name, records) in [(BOB, 1), ("bob@acme.test", 1), ("ob@acme.test", 0)] {
+        let args = ["audit", "erase", name, "--dry-run", "--reason", "request 9"];
+        let tried = story.palisade(&[args.as_slice(), &["-o", "json"]].concat());
+        let tried: Value = serde_json::from_str(&tried).unwrap();
+        assert_eq!(tried["in_clear"], records, "{tried:#}");
+    }
+    until("a checkpoint is over it", || {
+        let authors = reported_authors(&story, &home);
+        async move { json!(authors) == json!([ALICE, BOB]) }
+    })
+    .await;
+    story.end().await;
+}
+
+/// Who changed policies, as a report about changes has it.
+fn reported_authors(story: &Story, home: &Home) -> Vec<Value> {
+    let to = home.path("changes.json");
+    let to = to.to_str().unwrap();
+    let args = [
+        "report", "run", "changes", "--period", "last:1h", "--to", to,
+    ];
+    story.palisade(&[args.as_slice(), &["--overwrite"]].concat());
+    let report: Value = serde_json::from_slice(&fs::read(to).unwrap()).unwrap();
+    let sections = report["sections"].as_array().unwrap();
+    let changes = sections.iter().find(|s| s["id"] == "policy-changes");
+    let table = &changes.unwrap()["table"];
+    let columns = table["columns"].as_array().unwrap();
+    let author = columns.iter().position(|c| c["name"] == "author").unwrap();
+    let rows = table["rows"].as_array().unwrap();
+    let mut authors: Vec<_> = rows.iter().map(|row| row[author].clone()).collect();
+    authors.sort_by_key(Value::to_string);
+    authors
+}
+
+/// The rows of a search, once there are some.
+async fn searched(story: &Story, query: &str) -> Vec<Value> {
+    let mut rows = Vec::new();
+    until("the log has it", || {
+        let found = story.palisade(&["audit", "search", query, "-o", "json"]);
+        let found: Value = serde_json::from_str(&found).unwrap();
+        rows = found["rows"].as_array().unwrap().clone();
+        let is_there = !rows.is_empty();
+        async move { is_there }
+    })
+    .await;
+    rows
 }
 
 /// The PDP stops, and starts again without its source: the revision in force stays, under

@@ -82,8 +82,13 @@ impl Side {
         let yaml = format!(
             "trust_domain: {domain}\nname: {name}\nca: {{}}\naudit:\n  listen: 127.0.0.1:0\n  witness: {{ listen: \"{witness}\", logs: [\"{}\"] }}\n  witnesses:\n    each:\n    - {{ url: \"http://{}\", key: \"{}\" }}\n",
             other.log_key, other.witness, other.witness_key
-        );
+        ) + &support::alerts_to(&self.told());
         config(folder, &yaml)
+    }
+
+    /// Where its alerts go.
+    fn told(&self) -> PathBuf {
+        self.folder.join("alerts")
     }
 
     async fn start(&self, other: &Self, clock: &Clock) -> ControlPlane {
@@ -159,7 +164,21 @@ async fn two_meshes_witness_each_other_and_notice_a_rolled_back_log() {
     let plane_a = a.start(&b, &clock).await;
     until("the witness contradicts", || a.has(7541)).await;
     assert!(a.status().await.witnesses[0].conflict);
+    // Whoever takes alerts is told, once, and of nobody else's log.
+    let told = |side: &Side| support::alerted(&side.told(), "palisade-witness");
+    let message = support::wait_for("an alert", support::LIMIT, || told(&a)?.pop());
+    assert_eq!(
+        (&message["severity"], &message["mesh"], &message["count"]),
+        (&"critical".into(), &a.name.as_str().into(), &1.into())
+    );
+    let query = message["query"].as_str().unwrap();
+    assert!(
+        query.starts_with("class:admin verb:witness_conflict"),
+        "{message}"
+    );
+    assert_eq!(told(&b).unwrap_or_default().len(), 0);
     plane_a.end().await;
+    assert_eq!(told(&a).unwrap().len(), 1);
     plane_b.end().await;
 }
 

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration, time::Instant};
 use bytes::{Buf as _, Bytes};
 use palisade_mesh::{
     clock::Clock,
+    personal::Mask,
     sink::SinkError,
     wire::record::{AuditMode, Record, SpoolEvent, StreamHead, record::Body},
 };
@@ -12,7 +13,7 @@ use prost::Message as _;
 
 use crate::{
     envelope::RECORD_LEN_MAX,
-    privacy::Rules,
+    privacy::{Joined, Rules},
     stream::{StreamKey, new_ulid},
 };
 
@@ -104,7 +105,7 @@ pub(crate) struct Buffer {
     stream: Arc<StreamKey>,
     clock: Clock,
     limits: Limits,
-    rules: Arc<Rules>,
+    rules: Joined,
     bytes: Vec<u8>,
     count: u64,
     next_sequence: u64,
@@ -133,7 +134,7 @@ impl Buffer {
             stream,
             clock,
             limits,
-            rules: Arc::default(),
+            rules: Joined::default(),
             bytes: Vec::new(),
             count: 0,
             next_sequence: 1,
@@ -145,7 +146,7 @@ impl Buffer {
 
     /// Takes what is personal by `rules` out of every record.
     pub(crate) fn covering(mut self, rules: Arc<Rules>) -> Self {
-        self.rules = rules;
+        self.rules = Joined::new(rules);
         self
     }
 
@@ -163,8 +164,9 @@ impl Buffer {
         self.bytes.len()
     }
 
-    /// Encodes a record. One of mode `best_effort` is refused before the others.
-    pub(crate) fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+    /// Encodes a record, without what `mask` names. One of mode `best_effort` is refused
+    /// before the others.
+    pub(crate) fn append_masked(&mut self, record: &Record, mask: &Mask) -> Result<(), SinkError> {
         let Limits { bytes, records } = match record.mode() {
             AuditMode::BestEffort => self.limits.for_best_effort(),
             _ => self.limits,
@@ -173,7 +175,7 @@ impl Buffer {
             return Err(SinkError::Full);
         }
         let start = self.bytes.len();
-        let covered = self.rules.cover(record);
+        let covered = self.rules.under(mask).cover(record);
         self.encode(covered.as_ref().unwrap_or(record));
         let len = self.bytes.len() - start - 4;
         let refused = if len > RECORD_LEN_MAX {
@@ -311,6 +313,13 @@ mod tests {
     use palisade_mesh::{spiffe_id::SpiffeId, wire::record::Admin};
 
     use super::*;
+
+    impl Buffer {
+        /// Where no policy masks anything.
+        pub(crate) fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+            self.append_masked(record, &Mask::NONE)
+        }
+    }
 
     fn buffer(bytes: usize, records: usize) -> Buffer {
         let stream = StreamKey {

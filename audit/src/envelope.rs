@@ -237,6 +237,7 @@ enum Value<'a> {
 }
 
 /// Takes one field off `buf`: `Some(None)` at its end, `None` when malformed.
+#[inline]
 fn field<'a>(buf: &mut &'a [u8]) -> Option<Option<(u32, Value<'a>)>> {
     if buf.is_empty() {
         return Some(None);
@@ -260,6 +261,7 @@ fn field<'a>(buf: &mut &'a [u8]) -> Option<Option<(u32, Value<'a>)>> {
 }
 
 /// Takes a varint off `buf`. Nearly all have one byte: every key here, and most lengths.
+#[inline]
 fn take_varint(buf: &mut &[u8]) -> Option<u64> {
     match buf.split_first() {
         Some((&byte, rest)) if byte < 0x80 => {

@@ -20,6 +20,39 @@ pub use self::syslog::{Content, FACILITY, FACILITY_MAX, MESSAGE_LEN_MAX, Syslog}
 /// One row as it is on the wire.
 pub type Object = Map<String, Value>;
 
+/// What an answer may say that it lacks.
+const LACKS: [&str; 13] = [
+    "behind",
+    "unreadable",
+    "skipped_buckets",
+    "gaps",
+    "gaps_more",
+    "gaps_withheld",
+    "dropped",
+    "silent",
+    "silent_more",
+    "lost",
+    "lost_more",
+    "restricted_to",
+    "stalled",
+];
+
+/// What an answer says that it lacks, under the names that it has for it.
+#[must_use]
+pub fn lacks(answer: &Value) -> Object {
+    let is_nothing = |said: &Value| match said {
+        Value::Null => true,
+        Value::Number(number) => number.as_u64() == Some(0),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    };
+    let said = LACKS.iter().filter_map(|name| {
+        let said = answer.get(*name).filter(|said| !is_nothing(said))?;
+        Some(((*name).to_owned(), said.clone()))
+    });
+    said.collect()
+}
+
 /// Appends a row as a line of JSON.
 ///
 /// # Errors

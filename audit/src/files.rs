@@ -65,6 +65,11 @@ pub(crate) fn is_gone(path: &Path) -> bool {
 /// Replaces the file at `path`: readers see the old contents or the new ones. Where that
 /// fails, nothing of the new ones is left.
 pub(crate) fn replace(path: &Path, contents: &[u8], sync: Sync) -> io::Result<()> {
+    replace_open(path, contents, sync).map(drop)
+}
+
+/// As [`replace`]; gives the file, which is the new one whatever becomes of its name.
+pub(crate) fn replace_open(path: &Path, contents: &[u8], sync: Sync) -> io::Result<File> {
     let parent = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
@@ -87,7 +92,7 @@ pub(crate) fn replace(path: &Path, contents: &[u8], sync: Sync) -> io::Result<()
     if sync == Sync::Yes {
         sync_dir(parent)?;
     }
-    Ok(())
+    Ok(file)
 }
 
 /// Makes created, renamed and removed names durable.
@@ -95,9 +100,10 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Creates the file at `path`, or empties it.
+/// Creates the file at `path`, or empties it, to be written and read.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(true)

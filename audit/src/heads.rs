@@ -135,7 +135,7 @@ mod tests {
         let mut buffer = Buffer::new(stream.into(), limits, Clock::system()).covering(rules.into());
         for author in ["alice", "bob"] {
             let change = PolicyChange {
-                author: author.into(),
+                authors: vec![author.into()],
                 ..PolicyChange::default()
             };
             let record = Record {

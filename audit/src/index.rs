@@ -32,6 +32,7 @@ mod follow;
 mod indexer;
 mod join;
 mod lookup;
+mod losses;
 mod lost;
 mod names;
 mod narrow;
@@ -52,7 +53,7 @@ mod writer;
 
 pub use answer::{
     Answer, Counted, CountedByTime, Coverage, Cursor, DroppedRecords, Facet, Faceted,
-    GAPS_TOLD_MAX, Gap, Gaps, GapsFound, Group, SearchResult, Status, Step, Total,
+    GAPS_TOLD_MAX, Gap, Gaps, GapsFound, Group, LostRecords, SearchResult, Status, Step, Total,
 };
 pub use bucket::BucketSpan;
 pub use follow::{LAG_MAX, TailEvent};
@@ -514,10 +515,13 @@ impl Store {
         let found = self.gaps.as_ref().map(|gaps| gaps(snapshot.window));
         let mut missing = found.unwrap_or_default();
         let mut dropped = self.dropped(snapshot.window, query);
+        let losses = Arc::clone(&self.shared.read().losses);
+        let (mut lost, mut lost_more) = losses.of(snapshot.window);
         let restricted_to = query.kept_to().cloned();
         let complete = snapshot.is_whole()
             && restricted_to.is_none()
             && missing.is_none()
+            && (lost.is_empty() && lost_more == 0)
             && dropped.is_empty();
         let mut gaps_withheld = 0;
         if restricted_to.is_some() {
@@ -525,12 +529,15 @@ impl Store {
             gaps_withheld = missing.told.len() + missing.more;
             missing = GapsFound::default();
             dropped.clear();
+            (lost, lost_more) = (Vec::new(), 0);
         }
         Coverage {
             gaps: missing.told,
             gaps_more: missing.more,
             silent: missing.silent,
             silent_more: missing.silent_more,
+            lost,
+            lost_more,
             dropped,
             gaps_withheld,
             restricted_to,

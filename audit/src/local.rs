@@ -13,6 +13,7 @@ use std::{
 
 use palisade_mesh::{
     clock::Clock,
+    personal::Mask,
     sink::{Durable, RecordSink, RecordStream, SinkError, SinkHealth},
     spiffe_id::SpiffeId,
     wire::record::{AuditMode, Record},
@@ -169,14 +170,14 @@ impl LocalStream {
 }
 
 impl RecordStream for LocalStream {
-    fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+    fn append_masked(&mut self, record: &Record, mask: &Mask) -> Result<(), SinkError> {
         if !self.usable {
             return Err(SinkError::Closed);
         }
         // A full disk sheds what may be lost before anything else.
         let shed = record.mode() == AuditMode::BestEffort && self.log.room() == Room::Full;
         let taken = match shed {
-            false => self.buffer.append(record),
+            false => self.buffer.append_masked(record, mask),
             true => Err(SinkError::Full),
         };
         if taken.is_err() {

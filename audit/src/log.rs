@@ -23,13 +23,13 @@
 //! lock                       held by the process that writes
 //! ```
 
+#[cfg(feature = "index")]
+use std::ops::Range;
 use std::{
     fmt, io,
-    ops::Range,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, mpsc},
     thread::JoinHandle,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -40,14 +40,6 @@ use palisade_mesh::{
 };
 use tokio::sync::{Semaphore, watch};
 
-#[cfg(feature = "pkcs11")]
-use crate::note::DeviceKey;
-#[cfg(feature = "index")]
-use crate::{
-    archive::{Archive, Away},
-    going::Going,
-    verify::{VerifyOptions, verify_while},
-};
 pub use crate::{
     checkpoint::Checkpoint,
     segment::{Dropped, Lacking},
@@ -55,21 +47,27 @@ pub use crate::{
 use crate::{
     disk::{Disk, Room},
     files,
-    going::Ended,
     merkle::Hash,
     note::{Signer, Verifier},
-    privacy::{Rules, Vault},
+    privacy::Rules,
     segment,
     statement::Statement,
     stream::StreamKey,
 };
+#[cfg(feature = "index")]
+use crate::{
+    going::{Ended, Going},
+    verify::{VerifyOptions, verify_while},
+};
 
 #[cfg(feature = "index")]
 mod book;
+mod error;
 mod gaps;
 mod health;
 pub(crate) mod history;
 mod lock;
+mod options;
 mod reader;
 mod receipt;
 mod recover;
@@ -80,11 +78,16 @@ mod shift;
 mod thin;
 mod writer;
 
+pub use error::{Damage, LogError};
 pub use gaps::OpenGap;
 #[cfg(feature = "index")]
 pub(crate) use gaps::told as gaps_told;
 pub use health::LogHealth;
 use health::{Deathwatch, Health};
+pub use options::{
+    CHECKPOINT_EVERY, GROUP_RECORDS, GROUP_WAIT, LogOptions, RESERVE_BYTES, SEGMENT_AGE,
+    SEGMENT_BYTES, SEGMENT_BYTES_MAX,
+};
 pub use reader::Scan;
 use reader::Shared;
 pub use receipt::{AppendError, Appended, Receipt};
@@ -100,83 +103,8 @@ pub(crate) use thin::{Crash, Point};
 pub use thin::{Fate, Thinned, Thinning, Weight};
 use writer::{Command, Job, Writer};
 
-/// Most records that share one fsync, unless a single batch is larger.
-pub const GROUP_RECORDS: usize = 1024;
-
-/// Longest time a record waits for others to share its fsync.
-pub const GROUP_WAIT: Duration = Duration::from_millis(5);
-
-/// Size at which a segment is sealed and the next begun, in bytes.
-pub const SEGMENT_BYTES: u64 = 64 << 20;
-
-/// Largest such size that can be asked for, in bytes.
-pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
-
-/// Age at which a segment is sealed.
-pub const SEGMENT_AGE: Duration = Duration::from_secs(3600);
-
-/// Time between checkpoints while records arrive.
-pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
-
 /// Batches waiting for the writer; one more is [`AppendError::Busy`].
 pub const QUEUE_BATCHES: usize = 256;
-
-/// Bytes of disk kept back for the moment in which it is full.
-pub const RESERVE_BYTES: u64 = 256 << 20;
-
-/// How a log is kept.
-#[derive(Debug, Clone)]
-pub struct LogOptions {
-    /// Whose log it is; gives origin and reporter of its own records.
-    pub trust_domain: TrustDomain,
-    /// See [`SEGMENT_BYTES`].
-    pub segment_bytes: u64,
-    /// See [`SEGMENT_AGE`].
-    pub segment_age: Duration,
-    /// See [`GROUP_RECORDS`].
-    pub group_records: usize,
-    /// See [`GROUP_WAIT`].
-    pub group_wait: Duration,
-    /// See [`CHECKPOINT_EVERY`].
-    pub checkpoint_every: Duration,
-    /// See [`RESERVE_BYTES`]; at most a sixteenth of the file system.
-    pub reserve_bytes: u64,
-    /// Open a damaged log, or one that another process writes, to read from it.
-    pub read_only: bool,
-    /// What is personal in the records of this process.
-    pub rules: Arc<Rules>,
-    /// Keys for what reporters send beside their records; without them nothing of that is
-    /// kept.
-    pub vault: Option<Arc<Vault>>,
-    /// The device that has the key of the log; a file of the log has it otherwise.
-    #[cfg(feature = "pkcs11")]
-    pub device: Option<DeviceKey>,
-    /// Where old segments go; without it those that went cannot be read.
-    #[cfg(feature = "index")]
-    pub archive: Option<Arc<Archive>>,
-}
-
-impl LogOptions {
-    /// The defaults for the log of `trust_domain`.
-    pub fn new(trust_domain: TrustDomain) -> Self {
-        Self {
-            trust_domain,
-            segment_bytes: SEGMENT_BYTES,
-            segment_age: SEGMENT_AGE,
-            group_records: GROUP_RECORDS,
-            group_wait: GROUP_WAIT,
-            checkpoint_every: CHECKPOINT_EVERY,
-            reserve_bytes: RESERVE_BYTES,
-            read_only: false,
-            rules: Arc::default(),
-            vault: None,
-            #[cfg(feature = "pkcs11")]
-            device: None,
-            #[cfg(feature = "index")]
-            archive: None,
-        }
-    }
-}
 
 /// A record on its way into the log.
 #[derive(Debug, Clone)]
@@ -199,154 +127,6 @@ pub struct Entry {
     pub envelope: Envelope,
     /// The record in it.
     pub record: Record,
-}
-
-/// Why a log cannot be opened or read.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum LogError {
-    /// Something below a signed checkpoint is not what was signed.
-    #[error("log was tampered with: {0}")]
-    Tampered(Box<Damage>),
-    /// Another process writes this log.
-    #[error("log `{0}` is in use by another process")]
-    Locked(PathBuf),
-    /// The signing key is missing or is not the one of this log.
-    #[error("checkpoint key of the log: {0}")]
-    Key(String),
-    /// There is no such record.
-    #[error("log has no record {index}: it holds {len}")]
-    NotFound {
-        /// What was asked for.
-        index: u64,
-        /// How many there are.
-        len: u64,
-    },
-    /// The record was dropped because its time was over; what proves it is there.
-    #[error("record {index} was dropped: its time was over")]
-    Dropped {
-        /// Index of its leaf.
-        index: u64,
-    },
-    /// The segment with the record is in an archive, and cannot be had from there.
-    #[cfg(feature = "index")]
-    #[error(transparent)]
-    Away(Box<Away>),
-    /// The folder is another user's, whose service could not read what is written there.
-    #[error("the folder of the log `{dir}` belongs to the user {owner}")]
-    Owner {
-        /// The folder.
-        dir: PathBuf,
-        /// Number of the user.
-        owner: u32,
-    },
-    /// Nobody waits for what is read any more.
-    #[error(transparent)]
-    Ended(#[from] Ended),
-    /// The leaf is as it was written, but holds no record that this version reads.
-    #[error("record {index} cannot be decoded: {cause}")]
-    Undecodable {
-        /// Index of its leaf.
-        index: u64,
-        /// What the decoder says.
-        cause: String,
-    },
-    /// The file system refused.
-    #[error("log file `{path}`: {source}")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: Arc<io::Error>,
-    },
-}
-
-/// Where something differs from what was signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    /// File, relative to the log's directory.
-    pub file: PathBuf,
-    /// Index of the first leaf concerned.
-    pub leaf: u64,
-    /// Offset in the file, in bytes.
-    pub offset: u64,
-    /// What differs.
-    pub what: String,
-    /// Records of which none can be had for it: a segment is gone, or cannot be read on.
-    pub lost: Option<Range<u64>>,
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            leaf,
-            offset,
-            what,
-            ..
-        } = self;
-        let file = file.display();
-        write!(f, "record {leaf} in `{file}` at byte {offset}: {what}")
-    }
-}
-
-impl LogError {
-    /// Whether the archive as a whole cannot be used: nothing else of it need be tried.
-    #[cfg(feature = "index")]
-    pub(crate) fn is_of_archive(&self) -> bool {
-        matches!(self, Self::Away(away) if away.why.is_of_all())
-    }
-
-    /// Whether a segment is not what was signed, or is lost: no other try mends that, and it says
-    /// nothing of other segments.
-    #[cfg(feature = "index")]
-    pub(crate) fn is_damage(&self) -> bool {
-        match self {
-            Self::Tampered(_) => true,
-            error => error.is_lost(),
-        }
-    }
-
-    /// Whether a segment is in the archive otherwise than it was put there, or not at all.
-    #[cfg(feature = "index")]
-    pub(crate) fn is_lost(&self) -> bool {
-        matches!(self, Self::Away(away) if away.why.is_damage())
-    }
-
-    fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| {
-            #[cfg(feature = "index")]
-            let source = match source.downcast::<Away>() {
-                Ok(away) => return Self::Away(Box::new(away)),
-                Err(source) => source,
-            };
-            Self::Io {
-                path,
-                source: Arc::new(source),
-            }
-        }
-    }
-
-    fn tampered(file: PathBuf, leaf: u64, offset: u64, what: impl Into<String>) -> Self {
-        Self::Tampered(Box::new(Damage {
-            file,
-            leaf,
-            offset,
-            what: what.into(),
-            lost: None,
-        }))
-    }
-
-    /// None of these records can be had.
-    fn lost(file: PathBuf, records: Range<u64>, what: impl Into<String>) -> Self {
-        Self::Tampered(Box::new(Damage {
-            file,
-            leaf: records.start,
-            offset: 0,
-            what: what.into(),
-            lost: Some(records),
-        }))
-    }
 }
 
 /// A handle to the log; clones share it. The last one to go closes the log.

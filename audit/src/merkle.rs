@@ -4,7 +4,6 @@
 //! of the one tile that is not full yet. That is enough to append, to compute the
 //! root, and to write the tiles from which proofs are made.
 
-use aws_lc_rs::digest::{self, SHA256};
 use palisade_mesh::merkle::{root, split_point};
 
 mod mend;
@@ -12,6 +11,7 @@ mod proof;
 mod tile;
 
 pub use palisade_mesh::merkle::{Hash, LEAF_PREFIX, empty_root, leaf, node};
+pub(crate) use palisade_mesh::merkle::{digests, sha256};
 pub use proof::{
     ProofError, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
@@ -26,11 +26,15 @@ pub(crate) fn leaf_in_place(prefixed: &[u8]) -> Hash {
     sha256(prefixed)
 }
 
-/// SHA-256 of `bytes`.
-pub(crate) fn sha256(bytes: &[u8]) -> Hash {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&SHA256, bytes).as_ref());
-    hash
+/// Adds the hashes of leaves whose bytes already start with [`LEAF_PREFIX`], in their order.
+pub(crate) fn leaves_in_place<'l>(
+    prefixed: impl IntoIterator<Item = &'l [u8]>,
+    hashes: &mut Vec<Hash>,
+) {
+    let checked = prefixed.into_iter().inspect(|leaf| {
+        debug_assert_eq!(leaf.first(), Some(&LEAF_PREFIX));
+    });
+    digests(checked, hashes);
 }
 
 /// Lower-case hexadecimal.

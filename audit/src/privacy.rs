@@ -12,12 +12,17 @@ use palisade_mesh::wire::record::Record;
 
 mod commitment;
 mod cover;
+mod joined;
 mod rules;
 mod table;
 mod vault;
 
-pub use palisade_mesh::wire::record::cover::Handling;
-pub use rules::{Personal, Rules, UnknownField};
+pub(crate) use joined::Joined;
+pub use palisade_mesh::{
+    personal::{Personal, UnknownField},
+    wire::record::cover::Handling,
+};
+pub use rules::Rules;
 pub use vault::{Fate, Keeping, Known, Revealed, SUBJECTS_MAX, Vault, VaultError};
 
 /// Most values of a record that are kept for the log; what is beyond is masked.

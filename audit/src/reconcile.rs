@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use palisade_mesh::clock::Clock;
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -183,8 +182,8 @@ pub enum ReconcileError {
     Log(#[from] LogError),
 }
 
-/// Compares the requests of `window`. Waits while another comparison goes on, at most
-/// [`TURN_WAIT`]: who has long gone away must not keep a thread.
+/// Compares the requests of `window` as they stand at `now_us`. Waits while another comparison
+/// goes on, at most [`TURN_WAIT`]: who has long gone away must not keep a thread.
 ///
 /// # Errors
 /// When it is never its turn, the log cannot be read, or nobody waits any more.
@@ -192,17 +191,17 @@ pub fn reconcile(
     going: &Going,
     log: &Log,
     window: Window,
-    clock: &Clock,
+    now_us: i64,
 ) -> Result<Reconciliation, ReconcileError> {
     let _turn = Turn::wait().ok_or(ReconcileError::Busy)?;
-    Ok(compare(going, log, window, clock, HALVES_MAX)?)
+    Ok(compare(going, log, window, now_us, HALVES_MAX)?)
 }
 
 fn compare(
     going: &Going,
     log: &Log,
     window: Window,
-    clock: &Clock,
+    now_us: i64,
     halves_max: usize,
 ) -> Result<Reconciliation, LogError> {
     let begin = first_received(log, window.from_us.saturating_sub(AHEAD_MAX_US))?;
@@ -225,7 +224,7 @@ fn compare(
         ..window
     };
     let mut sides = Sides::new(window);
-    let mut horizon_us = clock.now_us();
+    let mut horizon_us = now_us;
     let mut scan = log.scan(first);
     let mut reading = going.reading(end.saturating_sub(first));
     while let Some(read) = scan.next_leaf() {

@@ -219,7 +219,10 @@ impl Row {
 
     /// What was taken out of the record, and what became of it.
     fn add_covers(&mut self, item: &Item) {
-        let covered = item.record.covers.iter().map(|cover| {
+        let mut covers: Vec<_> = item.record.covers.iter().collect();
+        // Of a list whose end was masked, what became of the others is told.
+        covers.sort_by_key(|cover| cover.handling() != Handling::Masked);
+        let covered = covers.into_iter().map(|cover| {
             let handling = match cover.handling() {
                 Handling::Unspecified => "unknown",
                 Handling::Masked => "masked",

@@ -20,6 +20,7 @@ use crate::{
     spool::HEADS_EVERY,
 };
 
+mod held;
 mod seen;
 mod signatory;
 mod vouched;
@@ -166,7 +167,7 @@ impl Watch {
     }
 
     /// Stretches of records that were not compared with what was signed of them, because too
-    /// much was out of order or open; `audit verify` compares them.
+    /// much was out of order or open, or waited for a certificate; `audit verify` compares them.
     pub fn uncompared(&self) -> u64 {
         self.seen().uncompared()
     }

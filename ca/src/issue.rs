@@ -23,6 +23,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{
     authority::mint::{MintError, Signer, serial, set_validity, uri},
+    join::NodeName,
     registration::{Registration, SELECTORS_MAX},
     request::{point_of, proven},
     selector::{Selector, SelectorError},
@@ -150,6 +151,8 @@ pub struct Order {
     pub ttl: Duration,
     /// What was attested of the workload.
     pub selectors: Vec<String>,
+    /// The joined node that asks; none for the authority's own host.
+    pub node: Option<NodeName>,
 }
 
 impl Order {
@@ -196,6 +199,7 @@ impl Desk<'_> {
             spki: request.spki.clone(),
             ttl: registration.ttl,
             selectors: request.selectors.clone(),
+            node: None,
         };
         if self.authority_keys.contains(&order.key_digest()) {
             return Err(Refusal::AuthorityKey);

@@ -196,6 +196,7 @@ impl Ca {
             spki: key.spki(),
             ttl: self.config.svid_ttl,
             selectors: Vec::new(),
+            node: None,
         };
         let (press, leaf) = self.fulfil(&order).await?;
         Ok(X509Svid::new(press.chain(&leaf), key.into_pkcs8())?)
@@ -305,6 +306,11 @@ impl Ca {
             selectors: order.selectors.clone(),
             detail: String::new(),
             certificate: Digest::of(&leaf.certificate).0.to_vec(),
+            node: order
+                .node
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         }))?;
         Ok((press, leaf))
     }

@@ -9,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 use palisade_mesh::{
     clock::Clock,
+    personal::Mask,
     sink::{Durable, RecordStream, SinkError},
     spiffe_id::TrustDomain,
     wire::record::{Record, record::Body},
@@ -47,7 +48,7 @@ impl Records {
 }
 
 impl RecordStream for Records {
-    fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+    fn append_masked(&mut self, record: &Record, _: &Mask) -> Result<(), SinkError> {
         if *self.full.lock().unwrap() {
             return Err(SinkError::Full);
         }

@@ -9,7 +9,9 @@ use rustc_hash::FxHashMap;
 use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
+    canonical::CanonicalRequest,
     operation::{Operation, OperationTable},
+    personal::Mask,
     spiffe_id::{SpiffeId, TrustDomain},
     wire::record::AuditMode,
 };
@@ -104,6 +106,9 @@ pub struct Service {
     pub unmatched: Unmatched,
     /// How durable its records must be, where an operation does not say.
     pub audit: AuditMode,
+    /// What its records leave out, where an operation does not add to it; what the
+    /// repository's defaults leave out is in it.
+    pub mask: Mask,
     /// Endpoints known without announcement.
     pub endpoints: Vec<SocketAddr>,
     /// Longest time from the first byte of a request to the last of its answer.
@@ -120,6 +125,26 @@ impl Service {
             said => said,
         }
     }
+
+    /// What the record of a request leaves out. One that is no operation may be a
+    /// misspelt one of any: its record leaves out what any of them does, for nothing can
+    /// be taken out of the log later.
+    pub fn mask_of<'s>(&'s self, operation: Option<&'s Operation>) -> &'s Mask {
+        let more = operation.map_or(self.operations.mask(), |o| &o.mask);
+        match more.is_none() {
+            true => &self.mask,
+            false => more,
+        }
+    }
+
+    /// As [`Service::mask_of`], of whoever has not looked for the operation; it is looked
+    /// for only where one adds something.
+    pub fn mask_for(&self, request: &CanonicalRequest) -> &Mask {
+        match self.operations.mask().is_none() {
+            true => &self.mask,
+            false => self.mask_of(self.operations.find(request)),
+        }
+    }
 }
 
 /// Every service, found by id, host, identity or name.
@@ -128,6 +153,9 @@ pub struct Catalogue {
     trust_domain: TrustDomain,
     services: Vec<Arc<Service>>,
     headers: Vec<DeclaredHeader>,
+    mask: Mask,
+    /// What any of them leaves out: defaults, services and operations.
+    widest: Mask,
     by_id: FxHashMap<ServiceId, usize>,
     by_host: FxHashMap<SmolStr, usize>,
     by_identity: FxHashMap<SpiffeId, usize>,
@@ -147,6 +175,8 @@ impl Catalogue {
         let mut catalogue = Self {
             trust_domain,
             headers,
+            mask: Mask::NONE,
+            widest: widest(&Mask::NONE, &services),
             by_id: FxHashMap::default(),
             by_host: FxHashMap::default(),
             by_identity: FxHashMap::default(),
@@ -168,6 +198,33 @@ impl Catalogue {
         }
         catalogue.services = services;
         catalogue
+    }
+
+    /// The same, where `mask` is what the repository's defaults leave out.
+    #[must_use]
+    pub fn masking(self, mask: Mask) -> Self {
+        Self {
+            widest: widest(&mask, &self.services),
+            mask,
+            ..self
+        }
+    }
+
+    /// What the repository's defaults leave out.
+    pub fn mask(&self) -> &Mask {
+        &self.mask
+    }
+
+    /// Whether any record leaves something out.
+    pub fn has_masks(&self) -> bool {
+        !self.widest.is_none()
+    }
+
+    /// What the record of a request leaves out that is no known operation of `service`. One
+    /// of which no service is known may have been meant for any: its record leaves out what
+    /// any of them does.
+    pub fn mask_of<'s>(&'s self, service: Option<&'s Service>) -> &'s Mask {
+        service.map_or(&self.widest, |service| service.mask_of(None))
     }
 
     /// The trust domain of the repository.
@@ -207,4 +264,9 @@ impl Catalogue {
         let at = self.by_name.get(name).copied().flatten()?;
         self.services.get(at)
     }
+}
+
+fn widest(defaults: &Mask, services: &[Arc<Service>]) -> Mask {
+    let of_services = services.iter().map(|service| service.mask_of(None));
+    of_services.fold(defaults.clone(), |all, mask| all.and(mask))
 }

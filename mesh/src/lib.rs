@@ -7,6 +7,7 @@
 //! - [`canonical`], [`fields`], [`operation`], [`catalogue`]: what a request is
 //! - [`decision`], [`snapshot`]: what the PDP is asked and says, and under which versions
 //! - [`place`]: where policy comes from
+//! - [`personal`]: what records can say of persons, and what policy leaves out of them
 //! - [`sink`], [`spread`], [`wire`], [`merkle`]: what is recorded and counted, how messages
 //!   travel, and how one digest stands for many of them
 //! - [`diagnostic`], [`yaml`], [`clock`], [`changes`]: how mistakes are told and found, what
@@ -25,6 +26,7 @@ pub mod kill;
 pub mod link;
 pub mod merkle;
 pub mod operation;
+pub mod personal;
 pub mod place;
 pub mod sink;
 pub mod snapshot;

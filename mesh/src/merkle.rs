@@ -3,7 +3,11 @@
 //! The audit log is one growing tree; a policy bundle is one small tree, so that a
 //! part of it has the digest of the whole.
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
+
+mod many;
+
+pub use many::{digests, sha256};
 
 /// A SHA-256 digest.
 pub type Hash = [u8; 32];
@@ -26,9 +30,7 @@ pub fn node(left: &Hash, right: &Hash) -> Hash {
     let (first, second) = both.split_at_mut(32);
     first.copy_from_slice(left);
     second.copy_from_slice(right);
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, &whole).as_ref());
-    hash
+    sha256(&whole)
 }
 
 /// Root of the tree without leaves.
@@ -38,14 +40,25 @@ pub fn empty_root() -> Hash {
 
 /// Root over the hashes of consecutive leaves, or of consecutive nodes of one height.
 pub fn root(hashes: &[Hash]) -> Hash {
-    match hashes {
-        [] => empty_root(),
-        [one] => *one,
-        many => {
-            let (left, right) = many.split_at(split_point(many.len() as u64) as usize);
-            node(&root(left), &root(right))
-        }
+    let mut level = hashes.to_vec();
+    while level.len() > 1 {
+        level = parents(&level);
     }
+    level.pop().unwrap_or_else(empty_root)
+}
+
+/// What stands above `hashes`: the node over each two, and the last as it is if it is alone,
+/// which gives the tree that splits at [`split_point`].
+fn parents(hashes: &[Hash]) -> Vec<Hash> {
+    let (pairs, alone) = hashes.as_chunks::<2>();
+    let mut messages = vec![[NODE_PREFIX; 65]; pairs.len()];
+    for ([_, children @ ..], pair) in messages.iter_mut().zip(pairs) {
+        children.copy_from_slice(pair.as_flattened());
+    }
+    let mut parents = Vec::with_capacity(pairs.len() + alone.len());
+    digests(messages.iter().map(<[u8; 65]>::as_slice), &mut parents);
+    parents.extend(alone);
+    parents
 }
 
 /// Largest power of two below `n`, which is at least 2.
@@ -83,6 +96,26 @@ mod tests {
         ];
         for (size, expected) in expected.iter().enumerate() {
             assert_eq!(&hex(root(&hashes[..size])), expected, "{size} leaves");
+        }
+    }
+
+    /// A root as RFC 6962 defines it: over what is left and right of the split.
+    fn defined(hashes: &[Hash]) -> Hash {
+        match hashes {
+            [] => empty_root(),
+            [one] => *one,
+            many => {
+                let (left, right) = many.split_at(split_point(many.len() as u64) as usize);
+                node(&defined(left), &defined(right))
+            }
+        }
+    }
+
+    #[test]
+    fn a_root_of_any_size_is_the_one_of_its_definition() {
+        let leaves: Vec<Hash> = (0..300_u16).map(|n| leaf(&n.to_be_bytes())).collect();
+        for size in 0..=leaves.len() {
+            assert_eq!(root(&leaves[..size]), defined(&leaves[..size]), "{size}");
         }
     }
 

@@ -20,6 +20,7 @@ use smol_str::SmolStr;
 
 use crate::{
     canonical::{CanonicalRequest, Method, canonical_path},
+    personal::Mask,
     wire::record::AuditMode,
 };
 
@@ -40,6 +41,9 @@ pub struct Operation {
     pub action: Option<SmolStr>,
     /// How durable its records must be; otherwise as the service says.
     pub audit: Option<AuditMode>,
+    /// What its records leave out, where that is more than the service says; what the
+    /// service says is in it.
+    pub mask: Mask,
 }
 
 /// A parsed path template.
@@ -173,6 +177,8 @@ pub enum TemplateError {
 pub struct OperationTable {
     operations: Vec<Operation>,
     nodes: Vec<Node>,
+    /// What any of them leaves out.
+    mask: Mask,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -190,9 +196,13 @@ impl OperationTable {
         if !overlaps.is_empty() {
             return Err(overlaps);
         }
+        let mask = operations
+            .iter()
+            .fold(Mask::NONE, |mask, operation| mask.and(&operation.mask));
         let mut table = Self {
             operations,
             nodes: vec![Node::default()],
+            mask,
         };
         for index in 0..table.operations.len() {
             table.insert(index);
@@ -205,6 +215,12 @@ impl OperationTable {
         let rest = request.path.strip_prefix('/')?;
         let index = self.descend(0, Some(rest), request)?;
         self.operations.get(index)
+    }
+
+    /// What records of any operation leave out beyond what the service says; none where
+    /// no operation adds to that.
+    pub fn mask(&self) -> &Mask {
+        &self.mask
     }
 
     /// All operations, in the order they were written.
@@ -316,6 +332,7 @@ mod tests {
             template: Template::parse(template).expect(template),
             action: None,
             audit: None,
+            mask: Mask::NONE,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use crate::wire::record::Record;
+use crate::{personal::Mask, wire::record::Record};
 
 /// Hands out one numbered stream to each worker.
 pub trait RecordSink: Send + Sync {
@@ -71,7 +71,17 @@ pub trait RecordStream: Send {
     /// # Errors
     /// [`SinkError::Full`] when the buffer holds its limit: the caller must then
     /// refuse the request (modes `strict` and `spool`) or count the loss.
-    fn append(&mut self, record: &Record) -> Result<(), SinkError>;
+    fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+        self.append_masked(record, &Mask::NONE)
+    }
+
+    /// As [`RecordStream::append`]; what `mask` names is taken out of the record before
+    /// anything of it is kept, beside what the process itself takes out, and the record
+    /// says so.
+    ///
+    /// # Errors
+    /// As [`RecordStream::append`].
+    fn append_masked(&mut self, record: &Record, mask: &Mask) -> Result<(), SinkError>;
 
     /// Hands the buffered records to the spool. Called by a timer, at most some
     /// tens of milliseconds after an append: what is buffered when the process is

@@ -27,6 +27,7 @@ use palisade_mesh::{
     clock::Clock,
     kill::KillList,
     link::{Gate, Link, LinkRefused},
+    personal::Mask,
     sink::{Durable, RecordStream, SinkError},
     spiffe_id::SpiffeId,
     wire::{
@@ -57,7 +58,7 @@ const ROUNDS: usize = 5;
 struct Encoded(Vec<u8>);
 
 impl RecordStream for Encoded {
-    fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+    fn append_masked(&mut self, record: &Record, _: &Mask) -> Result<(), SinkError> {
         self.0.clear();
         record.encode(&mut self.0).map_err(|_| SinkError::Full)
     }

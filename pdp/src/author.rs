@@ -40,6 +40,7 @@ mod invariants;
 mod kin;
 mod known;
 pub mod lint;
+mod mask;
 pub mod narrow;
 mod nesting;
 mod places;
@@ -58,10 +59,11 @@ pub mod suggest;
 pub mod tests;
 mod yaml;
 
+pub use mask::MASK_FIELDS_MAX;
 pub use nesting::{BRACKETS_MAX, OPERATORS_MAX};
 pub use places::Places;
 pub use policies::{ID_LEN_MAX, MESSAGE_LEN_MAX};
-pub use question::{Ask, OwnedQuestion, principal, question, request};
+pub use question::{Ask, OwnedQuestion, principal, question, request, service_meant};
 pub use schema::generated as generated_schema;
 pub use services::{NAME_LEN_MAX, OPERATIONS_MAX};
 pub use settings::{

@@ -34,12 +34,14 @@ pub(crate) mod texts;
 pub mod trust;
 
 /// Features of the bundle format that this build understands.
-pub const FEATURES: &[&str] = &["cedar-4", "catalogue-1", "manifest-1", OLD_PROOFS];
+pub const FEATURES: &[&str] = &["cedar-4", "catalogue-1", "manifest-1", MASKS, OLD_PROOFS];
 /// What a proxy says at its hello that can be taken back to a lower number, where the signers
 /// of the higher said so ([`trust::way_back`]).
 pub const WAY_BACK: &str = "way-back-1";
 /// Those that every bundle needs.
 pub(crate) const BASE: &[&str] = &["cedar-4", "catalogue-1", "manifest-1"];
+/// What a bundle needs beside them whose files mask something.
+pub(crate) const MASKS: &str = "masks-1";
 
 /// What a bundle of the format before has that says what was proved of it.
 pub(crate) const OLD_PROOFS: &str = "proofs-1";

@@ -293,6 +293,7 @@ impl Exchange {
         self.worker.note_call(&CallFacts {
             id: called.id,
             service: self.service.id.as_str(),
+            mask: self.service.mask_for(&called.request),
             request: &called.request,
             upstream: self.upstream.get(),
             answer,

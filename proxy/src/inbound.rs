@@ -47,7 +47,8 @@ use crate::{
     },
     listener::Serve,
     penalty::Turn,
-    recorder::{DecisionFacts, Target},
+    policy::UNSAID,
+    recorder::{DecisionFacts, FailureFacts, Target},
     rejudge,
     respond::{Refusal, without_body},
     telemetry::Count,
@@ -262,7 +263,26 @@ fn note_refusal(
             .event("palisade_handshakes_unrecorded_total", reason);
         return;
     }
-    let noted = recorder.authn_failure(now_us, reason, detail, claim, source, LISTENER);
+    // No request was made, so there is no operation that could add something.
+    let mut policy = worker.policy.borrow_mut();
+    let live = policy.current();
+    let mask = match &live {
+        None => &*UNSAID,
+        Some(live) => match live.service.as_deref() {
+            None => live.catalogue.mask_of(None),
+            Some(service) => &service.mask,
+        },
+    };
+    let facts = FailureFacts {
+        reason,
+        detail,
+        claim,
+        source,
+        listener: LISTENER,
+        mask,
+    };
+    let noted = recorder.authn_failure(&facts, now_us);
+    drop(policy);
     drop(recorder);
     worker.count_record(noted, AuditMode::Spool);
     worker.stir();
@@ -408,12 +428,17 @@ fn note_unreadable(worker: &Worker, caller: &Caller, reason: &'static str, statu
     let mode = service
         .as_ref()
         .map_or(AuditMode::Spool, |s| s.audit_of(None));
+    let mask = match &live {
+        None => &*UNSAID,
+        Some(live) => live.catalogue.mask_of(service.as_deref()),
+    };
     let mut recorder = worker.recorder.borrow_mut();
     let id = recorder.next_id(now_us);
     let noted = recorder.decision(&DecisionFacts {
         id,
         time_us: now_us,
         mode,
+        mask,
         verdict: Verdict::Refused,
         reason,
         peer: &caller.connection.peer,
@@ -425,7 +450,7 @@ fn note_unreadable(worker: &Worker, caller: &Caller, reason: &'static str, statu
         },
         route: "",
         answer: None,
-        versions: live.map(|l| l.versions),
+        versions: live.as_ref().map(|l| l.versions),
         took: Duration::ZERO,
         trace: None,
         request: None,

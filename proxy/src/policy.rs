@@ -5,7 +5,11 @@
 //! caches need no lock. Beside the snapshot in force there may be one that is tried
 //! ([`Candidate`]).
 
-use std::{fmt, rc::Rc, sync::Arc};
+use std::{
+    fmt,
+    rc::Rc,
+    sync::{Arc, LazyLock},
+};
 
 use arc_swap::{ArcSwapOption, Cache, Guard};
 use palisade_mesh::{
@@ -13,6 +17,7 @@ use palisade_mesh::{
     changes::{Changes, Follower},
     decision::{Answer, Pins, Question, SelfCheck},
     differences::Found,
+    personal::{Mask, Personal},
     snapshot::{Digest, Versions},
     svid::PeerFacts,
 };
@@ -333,6 +338,11 @@ impl WorkerPolicy {
         self.cause
     }
 }
+
+/// What records leave out while there is no snapshot that says it: all that can be personal in
+/// them then, for nothing can be taken out of the log later.
+pub(crate) static UNSAID: LazyLock<Mask> =
+    LazyLock::new(|| Mask::of([Personal::Path, Personal::SourceIp]));
 
 /// Causes of a re-judgement: policies or services; entities alone; the kill list.
 const CAUSE_POLICY: &str = "policy";

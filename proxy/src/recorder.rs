@@ -15,6 +15,7 @@ use palisade_mesh::{
     canonical::CanonicalRequest,
     decision::{Answer, DecisionId, DecisionIds, SelfCheck, Verdict as PolicyVerdict},
     differences::differed,
+    personal::Mask,
     sink::{Durable, RecordStream, SinkError},
     snapshot::Versions,
     svid::{Claim, Peer},
@@ -93,6 +94,8 @@ pub(crate) struct DecisionFacts<'a> {
     pub(crate) id: DecisionId,
     pub(crate) time_us: i64,
     pub(crate) mode: AuditMode,
+    /// What the record leaves out, by the revision that decided.
+    pub(crate) mask: &'a Mask,
     pub(crate) verdict: Verdict,
     pub(crate) reason: &'a str,
     pub(crate) peer: &'a Peer,
@@ -148,6 +151,8 @@ pub(crate) struct OutcomeFacts<'a> {
 pub(crate) struct CallFacts<'a> {
     pub(crate) id: DecisionId,
     pub(crate) service: &'a str,
+    /// What the record leaves out, as the record of the destination does.
+    pub(crate) mask: &'a Mask,
     pub(crate) request: &'a CanonicalRequest,
     pub(crate) upstream: Option<SocketAddr>,
     /// Status of the destination's answer, and the decision that it named.
@@ -167,6 +172,17 @@ pub(crate) struct RejudgementFacts<'a> {
     pub(crate) cause: &'a str,
     /// Whether the exchange ends by it.
     pub(crate) closed: bool,
+}
+
+/// What is known of a handshake that did not prove an identity.
+pub(crate) struct FailureFacts<'a> {
+    pub(crate) reason: &'a str,
+    pub(crate) detail: &'a str,
+    pub(crate) claim: &'a Claim,
+    pub(crate) source: SocketAddr,
+    pub(crate) listener: &'a str,
+    /// What the record leaves out.
+    pub(crate) mask: &'a Mask,
 }
 
 impl Recorder {
@@ -219,7 +235,7 @@ impl Recorder {
             set_source(body, &mut self.written.source, facts.source);
         }
         self.dirty = true;
-        self.stream.append(&self.decision)
+        self.stream.append_masked(&self.decision, facts.mask)
     }
 
     /// Records how a request ended.
@@ -261,7 +277,7 @@ impl Recorder {
             set_id(&mut body.decision_id, decision);
         }
         self.dirty = true;
-        self.stream.append(&self.call)
+        self.stream.append_masked(&self.call, facts.mask)
     }
 
     /// Records that an open exchange was decided again.
@@ -325,25 +341,21 @@ impl Recorder {
     /// When the stream does not take it.
     pub(crate) fn authn_failure(
         &mut self,
+        facts: &FailureFacts<'_>,
         time_us: i64,
-        reason: &str,
-        detail: &str,
-        claim: &Claim,
-        source: SocketAddr,
-        listener: &str,
     ) -> Result<(), SinkError> {
         let id = self.ids.next(time_us);
         head(&mut self.failure, id, time_us, AuditMode::Spool);
         if let Some(Body::AuthnFailure(body)) = &mut self.failure.body {
-            set(&mut body.reason, reason);
-            set(&mut body.detail, head_of(detail, DETAIL_LEN_MAX));
-            set(&mut body.claimed_id, &claim.id);
-            set_bytes(&mut body.serial, &claim.serial);
-            set(&mut body.listener, listener);
-            set_address(&mut body.source_ip, &mut body.source_port, source);
+            set(&mut body.reason, facts.reason);
+            set(&mut body.detail, head_of(facts.detail, DETAIL_LEN_MAX));
+            set(&mut body.claimed_id, &facts.claim.id);
+            set_bytes(&mut body.serial, &facts.claim.serial);
+            set(&mut body.listener, facts.listener);
+            set_address(&mut body.source_ip, &mut body.source_port, facts.source);
         }
         self.dirty = true;
-        self.stream.append(&self.failure)
+        self.stream.append_masked(&self.failure, facts.mask)
     }
 
     /// Hands on what was recorded since the last time.

@@ -6,6 +6,7 @@ mod cost;
 mod drain;
 mod enforcement;
 mod hygiene;
+mod masks;
 mod modes;
 mod paths;
 mod records;

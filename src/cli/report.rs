@@ -383,8 +383,9 @@ impl Source {
     async fn run(&self, asked: RunReport) -> Result<Report, Diagnostic> {
         match self {
             Self::Mesh(mesh) => {
-                let (path, what) = ("/v1/audit/report/run", "the audit service makes the report");
-                understood(&attending::of_mesh(mesh, path, &asked, what).await?)
+                let work = attending::Work::on_report("the audit service makes the report");
+                let path = "/v1/audit/report/run";
+                understood(&attending::of_mesh(mesh, path, &asked, &work).await?)
             }
             Self::Folder(archive) => {
                 let made = archive.working("the report is made", move |desk| desk.run(&asked));
@@ -416,8 +417,8 @@ impl Source {
         match self {
             Self::Mesh(mesh) => {
                 let path = "/v1/audit/report/check";
-                let what = "the audit service makes the report again";
-                understood(&attending::of_mesh(mesh, path, report, what).await?)
+                let work = attending::Work::on_report("the audit service makes the report again");
+                understood(&attending::of_mesh(mesh, path, report, &work).await?)
             }
             Self::Folder(archive) => {
                 let told = report.clone();
@@ -429,6 +430,6 @@ impl Source {
 }
 
 /// What the audit service made.
-fn understood<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Diagnostic> {
+pub(super) fn understood<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Diagnostic> {
     serde_json::from_slice(answer).map_err(|e| broken(&e))
 }

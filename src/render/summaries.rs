@@ -11,6 +11,9 @@ use super::{
     thousands,
 };
 
+/// Losses that are named below a table; more are counted.
+const LOST_SHOWN: usize = 3;
+
 /// Columns of the longest bar.
 const BAR_LEN: u64 = 40;
 
@@ -282,6 +285,7 @@ pub(super) fn print_coverage(answer: &Value) {
             n => lacks.push(count(n, one, many)),
         }
     }
+    lacks.extend(lost(answer));
     for dropped in list(answer, "dropped") {
         let (class, until) = (text(dropped, "class"), text(dropped, "until"));
         let until = until.get(..10).unwrap_or(until);
@@ -293,6 +297,27 @@ pub(super) fn print_coverage(answer: &Value) {
         WARN,
         format!("this answer is not complete: {}", lacks.join(", ")),
     ));
+}
+
+/// What reporters declared as lost.
+fn lost(answer: &Value) -> Vec<String> {
+    let lost = list(answer, "lost");
+    let told = lost.iter().take(LOST_SHOWN).map(|lost| {
+        let time = |key: &str| text(lost, key).get(..19).unwrap_or_default().to_owned();
+        format!(
+            "{} that {} lost from {}Z to {}Z",
+            count(number(lost, "records"), "record", "records"),
+            clean(text(lost, "reporter")),
+            time("from"),
+            time("until")
+        )
+    });
+    let mut told: Vec<String> = told.collect();
+    let more = wide(lost.len().saturating_sub(LOST_SHOWN)) + number(answer, "lost_more");
+    if more > 0 {
+        told.push(count(more, "declared loss more", "declared losses more"));
+    }
+    told
 }
 
 /// Groups in a table: how many, first and last time, values.

@@ -1,36 +1,25 @@
 //! The `audit` role: takes records in, keeps the log, answers questions about it.
 
-use std::{ops::ControlFlow, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::Body,
     extract::{ConnectInfo, Path},
-    response::{IntoResponse, Response},
     routing::{get, post},
 };
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use palisade_audit::{
-    decisions::Decisions,
-    envelope::LEAF_LEN_MAX,
     going::Going,
     holds::Holds,
-    index::{self, BucketSpan, Cursor, Store, StoreError, TailEvent},
+    index::{BucketSpan, Store, StoreError},
     ingest::{Ingest, Keep},
-    item::Item,
     local::LocalSink,
     log::{Log, LogError, LogOptions},
     policies::Policies,
     privacy::Vault,
-    query::Limits,
-    row::Row,
     watch::Watch,
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
-use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -40,11 +29,8 @@ use super::{
 };
 use crate::{
     config::{AuditSection, Config, log_key::LogKeySection},
-    control::{
-        api::{Answer, Problem},
-        server::PeerUid,
-    },
-    history::{self, frames},
+    control::{api::Problem, server::PeerUid},
+    history::frames,
     net::{
         kill::{self, Held, Holder},
         tls,
@@ -71,9 +57,12 @@ mod retention;
 mod roots;
 mod saved;
 mod schedules;
+mod search;
 mod source;
+mod state;
 mod subjects;
 mod sums;
+mod tail;
 mod tiles;
 mod unnamed;
 mod verification;
@@ -84,14 +73,14 @@ mod witnesses;
 use alerts::Alerts;
 use archive::Archiving;
 use attended::{Asker, attended};
-use deliver::Lost;
 use forward::Forward;
 use kept::KeptPolicies;
 use needs::needs_of;
-use reads::{Begun, Reader, Reads};
+use reads::{Reader, Reads};
 use retention::Retention;
 use saved::Saved;
 use schedules::Schedules;
+use state::Lost;
 use verification::Verifying;
 use witness::Witnessing;
 use witnesses::Witnesses;
@@ -110,9 +99,11 @@ pub use reports::{PackReport, RunReport, SignReview, Signed};
 pub use retention::{DroppedSoFar, Kept, RetentionLine, RetentionStatus, RunRetention};
 pub(crate) use saved::{is_name, narrowed};
 pub use schedules::{Last, RunSchedule, Scheduled};
+pub use search::{ExportPage, Found, Reasoned, Search};
 pub(crate) use source::store_of;
 pub use subjects::{Erase, Erased, Reveal, RevealedValue, Revelation, Told};
 pub use sums::{Facets, Gaps, Timeline};
+pub use tail::Tail;
 pub(crate) use unnamed::nameless;
 pub use verifying::VerifyLog;
 pub(crate) use verifying::{document as verified, replayed};
@@ -128,11 +119,11 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// File of the legal holds, in the audit service's folder.
 const HOLDS: &str = "holds.json";
-/// Rows of a search that does not say how many.
-const ROWS_DEFAULT: usize = 50;
 /// How long a question waits for the index to have read what the log has: what was recorded
 /// a moment ago, the question before among it, is part of the answer.
 const SETTLE: Duration = Duration::from_millis(250);
+/// The same of an export: a file is kept, and says for good whether it is complete.
+const SETTLE_FOR_FILES: Duration = Duration::from_secs(10);
 
 /// The audit service of this process.
 #[derive(Clone)]
@@ -497,258 +488,14 @@ impl AuditRole {
     /// Waits, for a moment, until what is in the log is in the index: the record of the
     /// question before, too.
     async fn settled(&self) {
+        self.settled_within(SETTLE).await;
+    }
+
+    async fn settled_within(&self, limit: Duration) {
         let durable = self.reads.durable();
         // A log that is slow or takes nothing is told by whoever records the next read.
-        let _ = tokio::time::timeout(SETTLE, durable).await;
-        self.store.caught_up(SETTLE).await;
-    }
-
-    async fn reasoned(self, reader: Reader, asked: Reasoned) -> Answer<serde_json::Value> {
-        let reader = match &asked.reason {
-            Some(text) => reader.because(unnamed::reason(text)?),
-            None => reader,
-        };
-        self.search(reader, asked.asked).await
-    }
-
-    async fn search(self, reader: Reader, asked: Search) -> Answer<serde_json::Value> {
-        self.page(reader, asked, "search").await
-    }
-
-    async fn page(
-        self,
-        reader: Reader,
-        asked: Search,
-        verb: &'static str,
-    ) -> Answer<serde_json::Value> {
-        self.unnamed(&reader, &asked.query)?;
-        let query = reader.sees(&self.asked(&asked.query).map_err(Problem::from)?);
-        let cursor = match &asked.cursor {
-            None => None,
-            Some(text) => Some(Cursor::parse(text).ok_or_else(|| not_a_cursor(text))?),
-        };
-        let told = match (&cursor, verb) {
-            // Its time is that of the first page, whatever the text says.
-            (Some(cursor), _) => query.told_within(cursor.window()),
-            // An erasure looks later for what was given.
-            (None, "export") => {
-                query.told_within(query.window(self.clock.now_us(), &Limits::default())?)
-            }
-            (None, _) => query.text().to_owned(),
-        };
-        let limit = asked.limit.unwrap_or(ROWS_DEFAULT);
-        self.settled().await;
-        let store = self.store.clone();
-        let ask = move || store.answer(&query, limit, cursor);
-        let answer = self.answered((&reader, verb, &told), ask).await?;
-        self.reads
-            .note(&reader, verb, &told, given(&answer))
-            .await?;
-        serde_json::to_value(answer)
-            .map(Json)
-            .map_err(|e| Problem::from(broken(&e.to_string())))
-    }
-
-    /// What is found for a question of a reader. Whoever gave up waiting for it has asked, too.
-    async fn answered<T: Send + 'static>(
-        &self,
-        (reader, verb, told): (&Reader, &'static str, &str),
-        ask: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let answer = blocking(ask).await;
-        if answer.is_err() && self.store.going().has_ended() {
-            self.reads.note(reader, verb, told, 0).await?;
-        }
-        answer
-    }
-
-    /// Streams matching records as lines of JSON, from now on.
-    async fn tail(self, reader: &Reader, asked: &Tail) -> Response {
-        match self.follow(reader, &asked.query).await {
-            Ok(lines) => Body::from_stream(lines).into_response(),
-            Err(mistake) => Problem::from(mistake).into_response(),
-        }
-    }
-
-    async fn follow(
-        &self,
-        reader: &Reader,
-        query: &str,
-    ) -> Result<impl Stream<Item = serde_json::Result<Bytes>> + use<>, Diagnostic> {
-        let asked = reader.sees(&self.asked(query)?);
-        let mut begun = self.reads.begin(reader, "tail", asked.text()).await?;
-        Ok(self.store.tail(&asked).map(move |event| {
-            let line = match &event {
-                TailEvent::Row(row) => {
-                    begun.gave(1);
-                    serde_json::to_vec(row)
-                }
-                TailEvent::Skipped(n) => serde_json::to_vec(&serde_json::json!({ "skipped": n })),
-                TailEvent::Unreadable(at) => {
-                    serde_json::to_vec(&serde_json::json!({ "unreadable": at }))
-                }
-            };
-            line.map(|mut line| {
-                line.push(b'\n');
-                Bytes::from(line)
-            })
-        }))
-    }
-
-    /// Streams all decisions that a query asks for as they lie in the log, oldest first.
-    async fn decisions(self, reader: &Reader, asked: &Tail) -> Response {
-        let asker = Asker::default();
-        let begun = async {
-            let query = history::read(&asked.query)?;
-            let query = query.naming(&|name| self.vault.pseudonym(name));
-            let window = query.window(self.clock.now_us(), &Limits::default())?;
-            let decisions = Decisions::new(&self.log, &query, window);
-            let decisions = decisions.map_err(|e| broken(&e.to_string()))?;
-            let decisions = decisions.heeding(asker.going());
-            let begins_us = decisions
-                .log_begins_us()
-                .map_err(|e| broken(&e.to_string()))?;
-            let begun = self.reads.begin(reader, "decisions", query.text()).await?;
-            Ok::<_, Diagnostic>((decisions, window, begins_us, begun))
-        };
-        let (decisions, window, begins_us, begun) = match begun.await {
-            Ok(begun) => begun,
-            Err(mistake) => return Problem::from(mistake).into_response(),
-        };
-        let head = frames::Head {
-            from_us: window.from_us,
-            to_us: window.to_us,
-            begins_us,
-            first: decisions.position(),
-            end: decisions.end(),
-        };
-        let (chunks, body) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(4);
-        tokio::task::spawn_blocking(move || send_decisions(decisions, begun, &head, &chunks));
-        Body::from_stream(asker.while_read(ReceiverStream::new(body))).into_response()
-    }
-
-    async fn record(self, reader: Reader, id: String) -> Answer<Found> {
-        let (store, log) = (self.store.clone(), self.log.clone());
-        let (of, asked) = (id.clone(), subjects::by_id(&id));
-        self.settled().await;
-        let found = blocking(move || store.by_id(&of)).await;
-        if found.is_err() {
-            // Who looks for what is not there has asked, too.
-            self.reads.note(&reader, "show", &asked, 0).await?;
-        }
-        let entries = found?;
-        let checkpointed = log.checkpoint().size;
-        let rows = entries
-            .into_iter()
-            .map(|entry| (entry.index < checkpointed, Item::new(entry)))
-            .filter(|(_, item)| reader.rows().matches(item))
-            .map(|(under, item)| (under, Row::new(&item)))
-            .collect::<Vec<_>>();
-        self.reads.note(&reader, "show", &asked, rows.len()).await?;
-        Ok(Json(Found {
-            checkpointed: rows.iter().all(|(under, _)| *under),
-            rows: rows
-                .into_iter()
-                .map(|(_, row)| serde_json::to_value(row).unwrap_or_default())
-                .collect(),
-        }))
-    }
-}
-
-/// What `audit search` asks.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Search {
-    /// The query.
-    pub query: String,
-    /// Most rows.
-    pub limit: Option<usize>,
-    /// Where an earlier page ended.
-    pub cursor: Option<String>,
-}
-
-/// What `audit search --reason` asks.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Reasoned {
-    /// The search.
-    #[serde(flatten)]
-    pub asked: Search,
-    /// Why, for the record of the read.
-    #[serde(default)]
-    pub reason: Option<String>,
-}
-
-/// What `audit export` asks for each page.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ExportPage {
-    /// The page.
-    #[serde(flatten)]
-    pub asked: Search,
-    /// Name of the file that it goes to.
-    pub to: String,
-}
-
-/// What `audit tail` asks.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Tail {
-    /// The query.
-    pub query: String,
-}
-
-/// Everything recorded under one id.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Found {
-    /// Whether all of it is under a signed checkpoint.
-    pub checkpointed: bool,
-    /// The records, in log order.
-    pub rows: Vec<serde_json::Value>,
-}
-
-/// Bytes of decisions that are handed on at once.
-const CHUNK_LEN: usize = 256 << 10;
-
-/// Sends frames until all are sent or nobody reads them any more.
-fn send_decisions(
-    mut decisions: Decisions,
-    mut begun: Begun,
-    head: &frames::Head,
-    chunks: &tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>,
-) {
-    let mut chunk = Vec::with_capacity(CHUNK_LEN + LEAF_LEN_MAX);
-    match serde_json::to_vec(head) {
-        Ok(head) => frames::write(&mut chunk, &[&head]),
-        Err(error) => return tracing::error!(%error, "decisions cannot be sent"),
-    }
-    let sent = decisions.visit(|index, leaf| {
-        begun.gave(1);
-        frames::write(&mut chunk, &[&index.to_le_bytes(), leaf]);
-        if chunk.len() < CHUNK_LEN {
-            return ControlFlow::Continue(());
-        }
-        let full = Bytes::from(std::mem::replace(
-            &mut chunk,
-            Vec::with_capacity(CHUNK_LEN + LEAF_LEN_MAX),
-        ));
-        match chunks.blocking_send(Ok(full)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
-    });
-    match sent {
-        Ok(None) => frames::write(&mut chunk, &[]),
-        Ok(Some(())) => return,
-        // Nobody reads them any more.
-        Err(LogError::Ended(_)) => return,
-        Err(error) => tracing::error!(%error, "decision log cannot be read on"),
-    }
-    let _ = chunks.blocking_send(Ok(chunk.into()));
-}
-
-/// Rows, groups or steps of an answer.
-fn given(answer: &index::Answer) -> usize {
-    match answer {
-        index::Answer::Rows(found) => found.rows.len(),
-        index::Answer::Counted(counted) => counted.groups.len(),
-        index::Answer::ByTime(counted) => counted.steps.len(),
+        let _ = tokio::time::timeout(limit, durable).await;
+        self.store.caught_up(limit).await;
     }
 }
 
@@ -767,11 +514,6 @@ async fn blocking<T: Send + 'static>(
         Ok(Err(error)) => Err(broken(&error.to_string()).into()),
         Err(error) => Err(broken(&error.to_string()).into()),
     }
-}
-
-fn not_a_cursor(text: &str) -> Diagnostic {
-    Diagnostic::error(7207, format!("`{text}` is not where a page ended"))
-        .help("take the cursor from the end of the page before")
 }
 
 fn broken(cause: &str) -> Diagnostic {

@@ -241,6 +241,7 @@ mod tests {
 
     use palisade_mesh::{
         link::LinkAction,
+        personal::Mask,
         sink::{Durable, SinkError},
         spiffe_id::TrustDomain,
     };
@@ -251,7 +252,7 @@ mod tests {
     struct Records(Arc<Mutex<Vec<Record>>>);
 
     impl RecordStream for Records {
-        fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+        fn append_masked(&mut self, record: &Record, _: &Mask) -> Result<(), SinkError> {
             self.0.lock().unwrap().push(record.clone());
             Ok(())
         }

@@ -9,7 +9,8 @@
 //! file took along is within the gaps that are told. Whole proxies are killed under requests
 //! in [`proxies`].
 //!
-//! `PALISADE_KILLS_SEED` repeats a run. The long form:
+//! `PALISADE_KILLS_SEED` repeats a run, and `PALISADE_TEST_KEEP` keeps its folder, with what the
+//! reporters said in `reporter.log`. The long form:
 //!
 //! ```text
 //! cargo test --release --test kills a_thousand -- --ignored --nocapture --test-threads=1

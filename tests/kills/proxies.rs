@@ -1,6 +1,7 @@
 //! `kill -9` of the proxies of a mesh and of its audit service, while requests come.
 //!
-//! The operations of orders are `strict`: who has an answer, has a decision that is on disk.
+//! The operations of orders are `strict`: who has an answer, has a decision that is on disk. Now
+//! and then the file that has it loses its name before the proxy dies.
 //! In the end each of these is in the log once, whichever process died meanwhile.
 
 use std::{
@@ -22,6 +23,7 @@ use ulid::Ulid;
 
 use crate::{
     Dice,
+    stage::spool_files,
     support::{Home, LIMIT, http, mesh::Separate, wait_for},
 };
 
@@ -29,6 +31,8 @@ use crate::{
 const CLIENTS: usize = 4;
 /// Answers before something is killed, at most.
 const PATIENCE: u64 = 60;
+/// Rounds from one spool file that loses its name to the next.
+const UNLINKED_EVERY: usize = 7;
 /// Who is killed, alone or together.
 const VICTIMS: [&[&str]; 5] = [
     &["proxy-orders"],
@@ -72,8 +76,16 @@ pub fn survive(enough: u64, mut dice: Dice) {
         .map(|_| client(mesh.outbound(), answered.clone(), over.clone()))
         .collect();
     let mut kills: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut unlinked = 0;
     for round in 0.. {
         answered.wait_for(1 + dice.below(PATIENCE));
+        if round % UNLINKED_EVERY == 0 {
+            unlink_spool(&home, &mut mesh, &answered);
+            for victim in ["audit", "proxy-orders"] {
+                *kills.entry(victim).or_default() += 1;
+            }
+            unlinked += 1;
+        }
         let victims = VICTIMS[round % VICTIMS.len()];
         for victim in victims {
             mesh.kill(victim);
@@ -98,8 +110,26 @@ pub fn survive(enough: u64, mut dice: Dice) {
     for client in clients {
         client.join().unwrap();
     }
-    println!("{kills:?}; {} answers", answered.count());
+    println!(
+        "{kills:?}; {unlinked} spool files unlinked; {} answers",
+        answered.count()
+    );
     settle(&home, &mut mesh, &answered);
+}
+
+/// Removes the file that orders' proxy writes its records into, while nobody else has them; the
+/// proxy puts them under that name again, and dies.
+fn unlink_spool(home: &Home, mesh: &mut Separate<'_>, answered: &Answered) {
+    mesh.kill("audit");
+    answered.wait_for(PATIENCE);
+    let newest = spool_files(&home.path("state-orders/spool")).pop().unwrap();
+    fs::remove_file(&newest).unwrap();
+    wait_for("the spool file under its name", LIMIT, || {
+        newest.exists().then_some(())
+    });
+    mesh.kill("proxy-orders");
+    mesh.start("proxy-orders");
+    mesh.start("audit");
 }
 
 /// Makes orders strict, and waits until it is.

@@ -5,6 +5,7 @@
 //! of FIRST in its stream, were there no heads of that stream before it.
 
 use std::{
+    fs::OpenOptions,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, Command, Stdio},
@@ -61,6 +62,9 @@ pub struct Reporter {
 impl Reporter {
     /// Starts one whose numbers begin with `from`; `account` hears what was acknowledged.
     pub fn start(home: &Home, audit: &str, from: u64, seed: u64, account: &Account) -> Self {
+        let mut said = OpenOptions::new();
+        let said = said.create(true).append(true);
+        let said = said.open(home.path("reporter.log")).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "reporter::child",
@@ -74,7 +78,7 @@ impl Reporter {
             .env(FROM, from.to_string())
             .env(SEED, seed.to_string())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(said)
             .spawn()
             .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());

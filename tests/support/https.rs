@@ -31,6 +31,8 @@ struct Shared {
     files: Mutex<HashMap<String, Vec<u8>>>,
     /// Folder of git repositories.
     repositories: PathBuf,
+    /// Path and body of what was sent here.
+    sent: Mutex<Vec<(String, Vec<u8>)>>,
     /// Value of `Authorization` that everybody has to send.
     asked_for: Mutex<Option<String>>,
     behaves: Mutex<Behaves>,
@@ -80,6 +82,7 @@ impl Https {
             tls: Arc::new(tls),
             files: Mutex::default(),
             repositories: home.path("git"),
+            sent: Mutex::default(),
             asked_for: Mutex::default(),
             behaves: Mutex::new(Behaves::Answers),
             changed: Condvar::new(),
@@ -119,6 +122,18 @@ impl Https {
         files.insert(format!("/{path}"), bytes);
     }
 
+    /// Bodies that were sent to a path, in their order.
+    pub fn sent_to(&self, path: &str) -> Vec<Vec<u8>> {
+        let sent = self.shared.sent.lock().unwrap();
+        let of_it = sent.iter().filter(|(to, _)| *to == format!("/{path}"));
+        of_it.map(|(_, body)| body.clone()).collect()
+    }
+
+    /// Whether anything was sent here at all.
+    pub fn was_asked(&self) -> bool {
+        !self.shared.sent.lock().unwrap().is_empty()
+    }
+
     /// Answers from now on only who knows a name and a password.
     pub fn ask_for(&self, name: &str, password: &str) {
         let basic = STANDARD.encode(format!("{name}:{password}"));
@@ -153,6 +168,8 @@ impl Shared {
         let tls = ServerConnection::new(self.tls.clone()).map_err(std::io::Error::other)?;
         let mut reader = BufReader::new(StreamOwned::new(tls, stream));
         let asked = Asked::read(&mut reader)?;
+        let sent = (asked.target.clone(), asked.body.clone());
+        self.sent.lock().unwrap().push(sent);
         let mut behaves = self.behaves.lock().unwrap();
         while *behaves == Behaves::Hangs {
             behaves = self.changed.wait(behaves).unwrap();

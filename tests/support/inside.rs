@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -103,6 +104,11 @@ impl Story {
         self.get("/orders").await
     }
 
+    /// What the program prints on this mesh.
+    pub fn palisade(&self, args: &[&str]) -> String {
+        palisade(&self.name, args)
+    }
+
     pub async fn end(mut self) {
         for proxy in self.proxies {
             proxy.end().await;
@@ -111,6 +117,21 @@ impl Story {
             plane.end().await;
         }
     }
+}
+
+/// What the program prints on a mesh of this process, whose sockets are where this process has
+/// them.
+pub fn palisade(mesh: &str, args: &[&str]) -> String {
+    let output = tokio::task::block_in_place(|| {
+        Command::new(env!("CARGO_BIN_EXE_palisade"))
+            .args(args)
+            .args(["--mesh", mesh])
+            .output()
+            .unwrap()
+    });
+    let said = super::said(&output);
+    assert!(output.status.success(), "{args:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Reads a configuration that is written into `dir`.

@@ -29,3 +29,25 @@ pub fn search(home: &Home) {
     let output = home.run(&["audit", "search", "class:admin last:1h"]);
     assert!(output.status.success(), "{}", said(&output));
 }
+
+/// Writes the repository `policies`, in which a service may call another.
+pub fn policies(home: &Home) {
+    let write = |name: &str, text: &str| {
+        let path = home.path(&format!("policies/{name}"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("palisade.yaml", "trust_domain: acme.test\n");
+    write(
+        "services/web.yaml",
+        "service: shop/web\nidentities: [ns/shop/sa/web]\nhosts: [web]\n",
+    );
+    write(
+        "services/orders.yaml",
+        "service: shop/orders\nidentities: [ns/shop/sa/orders]\nhosts: [orders]\noperations:\n  - { name: open, match: \"* /open/{*rest}\" }\n",
+    );
+    write(
+        "policies/shop.cedar",
+        "@id(\"orders\") permit (principal, action, resource == Operation::\"acme.test/shop/orders/open\");\n",
+    );
+}

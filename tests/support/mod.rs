@@ -14,8 +14,11 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::Mutex,
+    process::{self, Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -36,6 +39,7 @@ pub mod lone;
 pub mod mesh;
 pub mod records;
 pub mod registry;
+pub mod spool;
 pub mod year;
 
 /// Longest wait for something that a loaded machine does in a few seconds.
@@ -50,7 +54,13 @@ pub struct Home {
 
 impl Home {
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // With `PALISADE_TEST_KEEP`, whatever was left there can be looked at.
+        let keep = std::env::var_os("PALISADE_TEST_KEEP").is_some();
+        let mut kind = tempfile::Builder::new();
+        let dir = kind.disable_cleanup(keep).tempdir().unwrap();
+        if keep {
+            println!("kept: {}", dir.path().display());
+        }
         fs::create_dir_all(dir.path().join("run")).unwrap();
         Self {
             dir,
@@ -255,12 +265,37 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<
     }
 }
 
-/// A loopback port that is free at this moment.
+/// A loopback port for a process to listen on: free now, given once by this process, and below
+/// the ports that the kernel chooses, so that no connection takes it before the process does.
+/// Processes that run side by side begin at different ports, and seldom meet.
 pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let ports = u32::from(LEAST_PORT)..first_chosen_port();
+    let begin = process::id().wrapping_mul(PORTS_OF_A_PROCESS);
+    for _ in 0..ports.len() {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        let port = ports.start + begin.wrapping_add(given) % ports.len() as u32;
+        let address = SocketAddr::from(([127, 0, 0, 1], port.try_into().unwrap()));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no port of {ports:?} is free");
+}
+
+/// The least port of [`free_port`]; well-known services listen below.
+const LEAST_PORT: u16 = 12_000;
+/// How far apart processes that run side by side begin.
+const PORTS_OF_A_PROCESS: u32 = 97;
+
+/// The least port that the kernel gives to a connection, or to who listens on port 0;
+/// Linux' own where nothing is said, or nothing is left below.
+fn first_chosen_port() -> u32 {
+    fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(|range| range.split_whitespace().next()?.parse().ok())
+        .filter(|first| *first > 2 * u32::from(LEAST_PORT))
+        .unwrap_or(32_768)
 }
 
 pub fn said(output: &Output) -> String {
@@ -270,6 +305,24 @@ pub fn said(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
+}
+
+/// Lines of the section `audit` that have every alert brought to this file.
+pub fn alerts_to(file: &Path) -> String {
+    let file = file.display();
+    format!("  deliver:\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {file}\"] }}\n")
+}
+
+/// What was brought to a file about this rule, each message once; none while one is being written.
+pub fn alerted(file: &Path, rule: &str) -> Option<Vec<Value>> {
+    let text = fs::read_to_string(file).ok()?;
+    let told = serde_json::Deserializer::from_str(&text).into_iter();
+    let mut told: Vec<Value> = told.collect::<Result<_, _>>().ok()?;
+    told.retain(|message| message["rule"] == rule);
+    // A service that ends between telling and noting it tells again, with the same id.
+    let mut ids = std::collections::BTreeSet::new();
+    told.retain(|message| ids.insert(message["id"].to_string()));
+    Some(told)
 }
 
 /// Copies a folder with everything in it.

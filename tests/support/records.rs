@@ -8,10 +8,10 @@ use palisade_audit::{
 };
 use palisade_mesh::{
     clock::Clock,
-    spiffe_id::TrustDomain,
+    spiffe_id::{SpiffeId, TrustDomain},
     wire::{
         audit::StreamId,
-        record::{Decision, Record, record::Body},
+        record::{Decision, Record, SpoolEvent, record::Body},
     },
 };
 use prost::Message as _;
@@ -21,37 +21,65 @@ use super::{LIMIT, wait_for};
 /// Who reports them.
 pub const REPORTER: &str = "spiffe://demo.test/ns/shop/sa/orders";
 
+/// Records that are sent at once.
+const BATCH: usize = 1000;
+
 /// Adds decisions of requests below `path`, with these numbers in their stream, to the log in `dir`.
 pub fn grow(dir: &Path, numbers: RangeInclusive<u64>, path: &str) {
-    let options = LogOptions {
-        checkpoint_every: Duration::from_millis(20),
-        ..LogOptions::new(TrustDomain::parse("demo.test").unwrap())
-    };
-    let log = Log::open(dir, options, Clock::system()).unwrap();
-    let before = log.len();
-    let stream = StreamId {
-        reporter: REPORTER.into(),
-        boot: vec![1; 16],
-        worker: 0,
-    };
+    grow_of(dir, REPORTER, numbers, path);
+}
+
+/// The same of another reporter, to a log of its trust domain.
+pub fn grow_of(dir: &Path, reporter: &str, numbers: RangeInclusive<u64>, path: &str) {
     let record = |n: u64| -> bytes::Bytes {
         let decision = Decision {
             path: format!("{path}/{n}"),
             ..Decision::default()
         };
-        let record = Record {
-            id: u128::from(n).to_be_bytes().to_vec(),
-            time_us: Clock::system().now_us(),
-            reporter: REPORTER.into(),
-            body: Some(Body::Decision(decision)),
-            ..Record::default()
-        };
-        record.encode_to_vec().into()
+        encoded(n, reporter, Body::Decision(decision))
     };
-    let records: Vec<_> = numbers.clone().map(record).collect();
+    push(dir, *numbers.start(), reporter, numbers.map(record));
+}
+
+/// Adds what a reporter declares, with this number in its stream, to the log in `dir` of the trust
+/// domain that it is of.
+pub fn declare(dir: &Path, number: u64, reporter: &str, event: SpoolEvent) {
+    let record = encoded(number, reporter, Body::SpoolEvent(event));
+    push(dir, number, reporter, [record].into_iter());
+}
+
+fn encoded(number: u64, reporter: &str, body: Body) -> bytes::Bytes {
+    let record = Record {
+        id: u128::from(number).to_be_bytes().to_vec(),
+        time_us: Clock::system().now_us(),
+        reporter: reporter.into(),
+        body: Some(body),
+        ..Record::default()
+    };
+    record.encode_to_vec().into()
+}
+
+fn push(dir: &Path, first: u64, reporter: &str, records: impl Iterator<Item = bytes::Bytes>) {
+    let id: SpiffeId = reporter.parse().unwrap();
+    let options = LogOptions {
+        checkpoint_every: Duration::from_millis(20),
+        ..LogOptions::new(TrustDomain::parse(id.trust_domain()).unwrap())
+    };
+    let log = Log::open(dir, options, Clock::system()).unwrap();
+    let before = log.len();
+    let stream = StreamId {
+        reporter: reporter.into(),
+        boot: vec![1; 16],
+        worker: 0,
+    };
+    let records: Vec<_> = records.collect();
     let more = u64::try_from(records.len()).unwrap();
     let ingest = Ingest::new(log.clone(), Clock::system());
-    ingest.push(&stream, *numbers.start(), records).unwrap();
+    let mut next = first;
+    for batch in records.chunks(BATCH) {
+        ingest.push(&stream, next, batch.to_vec()).unwrap();
+        next += u64::try_from(batch.len()).unwrap();
+    }
     wait_for("records in the log", LIMIT, || {
         (log.len() >= before + more).then_some(())
     });

@@ -36,8 +36,8 @@ const STRUCTURED: [&str; 9] = [
 const VALUE_CHARS_MAX: usize = 256;
 
 /// What is left out of a message that would be too long, one after the other.
-const HEAVY: [&str; 8] = [
-    "context", "heads", "shadows", "query", "detail", "added", "changed", "removed",
+const HEAVY: [&str; 9] = [
+    "context", "heads", "shadows", "query", "detail", "added", "changed", "removed", "author",
 ];
 
 /// What is left where even that is not enough.

@@ -12,7 +12,7 @@ use std::{
 use aws_lc_rs::digest::{Context, SHA256};
 use palisade_mesh::wire::record::Head;
 
-use crate::merkle::{Hash, sha256};
+use crate::merkle::Hash;
 
 /// Heads of one stream that wait for records; more are not compared.
 const AWAITED_MAX: usize = 2048;
@@ -104,14 +104,33 @@ impl Order {
 
     /// Takes in a record that is new in its stream, as the log has it; gives the stretch that
     /// is complete with it, and is not what was signed.
+    #[cfg(any(test, feature = "index"))]
     pub(crate) fn take(&mut self, id: usize, sequence: u64, record: &[u8]) -> Option<Stretch> {
-        self.put(id, sequence, sha256(record))
+        self.take_hashed(id, sequence, crate::merkle::sha256(record))
+    }
+
+    /// As [`Order::take`], with the SHA-256 of the record.
+    pub(crate) fn take_hashed(&mut self, id: usize, sequence: u64, hash: Hash) -> Option<Stretch> {
+        if self.held >= self.held_max {
+            self.let_go();
+        }
+        self.came += 1;
+        let stream = self.streams.get_mut(id)?;
+        stream.touched = self.came;
+        self.held += stream.put(sequence, hash);
+        if stream.awaited.is_empty() {
+            return None;
+        }
+        let (stretch, same) = stream.complete_with(sequence)?;
+        self.held -= stream.forget(&stretch);
+        self.awaited -= 1;
+        (!same).then_some(stretch)
     }
 
     /// Takes in a record of which it is only known that it came: nothing is said of the
     /// stretch that it is in.
     pub(crate) fn pass(&mut self, id: usize, sequence: u64) {
-        self.put(id, sequence, GONE);
+        self.take_hashed(id, sequence, GONE);
     }
 
     /// Takes in what is signed, at `at`; gives it back if that is not what came. To be called
@@ -161,23 +180,6 @@ impl Order {
         let let_go = self.streams.iter().filter(|stream| stream.let_go);
         let waiting: usize = let_go.map(|stream| stream.awaited.len()).sum();
         self.beyond.saturating_add(waiting as u64)
-    }
-
-    fn put(&mut self, id: usize, sequence: u64, hash: Hash) -> Option<Stretch> {
-        if self.held >= self.held_max {
-            self.let_go();
-        }
-        self.came += 1;
-        let stream = self.streams.get_mut(id)?;
-        stream.touched = self.came;
-        self.held += stream.put(sequence, hash);
-        if stream.awaited.is_empty() {
-            return None;
-        }
-        let (stretch, same) = stream.complete_with(sequence)?;
-        self.held -= stream.forget(&stretch);
-        self.awaited -= 1;
-        (!same).then_some(stretch)
     }
 
     /// Makes room: streams let go of all that they hold, until half of it is free. First those of

@@ -31,6 +31,12 @@ pub(crate) const CERTIFICATES_EVERY: u32 = 30;
 /// Most streams that one record of heads may be about; what is said of more says nothing.
 pub const STREAMS_MAX: usize = 2048;
 
+#[cfg(test)]
+thread_local! {
+    /// Signatures that were checked.
+    static CHECKED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// The record that carries heads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
@@ -105,6 +111,8 @@ impl Statement {
         if certificate.as_slice() != signed.certificate {
             return Signature::Wrong("its certificate is not the one that it names");
         }
+        #[cfg(test)]
+        CHECKED.with(|checked| checked.set(checked.get() + 1));
         let scheme = u16::try_from(signed.scheme).unwrap_or_default();
         let peer = verify_signed(by, scheme, &message(&signed.heads), &signed.signature);
         let about = heads.reporter == stream.reporter.as_str()
@@ -121,10 +129,21 @@ impl Statement {
         }
     }
 
+    /// How many signatures this thread has checked.
+    #[cfg(all(test, feature = "index"))]
+    pub(crate) fn checked() -> u64 {
+        CHECKED.get()
+    }
+
     /// The certificate that comes with it, if it is the one that it names.
     pub(crate) fn certificate(&self) -> Option<&[u8]> {
         let sent = self.signed.certificates.first()?;
         (sha256(sent).as_slice() == self.signed.certificate).then_some(sent)
+    }
+
+    /// The certificate that it names, by its digest.
+    pub(crate) fn named(&self) -> Option<Hash> {
+        self.signed.certificate.as_slice().try_into().ok()
     }
 
     /// Bytes that it takes to keep it.

@@ -17,7 +17,7 @@ pub enum Total {
     AtLeast(u64),
 }
 
-/// Most gaps, and most silent reporters, that an answer names; more are counted.
+/// Most gaps, silent reporters and losses that an answer names, of each; more are counted.
 pub const GAPS_TOLD_MAX: usize = 100;
 
 /// What an answer covers, and what it may lack.
@@ -53,6 +53,12 @@ pub struct Coverage {
     /// How many more such reporters there are.
     #[serde(skip_serializing_if = "is_none")]
     pub silent_more: usize,
+    /// Records of that time that their reporter declared as lost: they never got a number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostRecords>,
+    /// How many more such losses there are.
+    #[serde(skip_serializing_if = "is_none")]
+    pub lost_more: usize,
     /// Gaps that are not told, because the reader may not see every record.
     #[serde(skip_serializing_if = "is_none")]
     pub gaps_withheld: usize,
@@ -86,6 +92,21 @@ pub struct DroppedRecords {
     pub records: u64,
     /// When the last of them happened, RFC 3339.
     pub until: String,
+}
+
+/// Records that found no room, as their reporter has declared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LostRecords {
+    /// SPIFFE ID of the reporter.
+    pub reporter: String,
+    /// How many.
+    pub records: u64,
+    /// When the first of them happened, RFC 3339.
+    pub from: String,
+    /// When the last of them happened, RFC 3339.
+    pub until: String,
+    /// Entry of the log that says so; the first, where several such losses are told as one.
+    pub entry: u64,
 }
 
 /// What may be missing of a time.

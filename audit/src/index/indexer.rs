@@ -19,6 +19,7 @@ use std::{
 use super::{
     StoreError,
     bucket::Bucket,
+    losses,
     lost::Looks,
     recent::Recent,
     shared::{Inner, Shared},
@@ -49,6 +50,8 @@ pub(super) struct Indexer {
     pub(super) shared: Arc<Shared>,
     pub(super) dir: PathBuf,
     pub(super) state: State,
+    /// What reporters declared as lost.
+    pub(super) losses: losses::Kept,
     pub(super) buckets: BTreeMap<i64, Open>,
     /// What the log had dropped when it was looked at last.
     pub(super) lacking: Option<Arc<[Lacking]>>,
@@ -67,19 +70,25 @@ impl Indexer {
     pub(super) fn open(shared: Arc<Shared>, dir: PathBuf) -> Result<Self, StoreError> {
         fs::create_dir_all(&dir)?;
         let bucket_us = shared.options.bucket.length_us();
-        let state = match State::load(&dir, bucket_us, shared.source.as_ref()) {
-            Some(state) => state,
+        let state = State::load(&dir, bucket_us, shared.source.as_ref())?;
+        let losses = losses::Kept::load(&dir, shared.source.len())?;
+        let (state, losses) = match state.zip(losses) {
+            Some(known) => known,
             None => {
                 tracing::info!(dir = %dir.display(), "audit index begins anew");
-                let state = State::new(bucket_us);
+                let (state, losses) = (State::new(bucket_us), losses::Kept::default());
+                // Until the new state is there, everything begins anew once more.
+                State::remove(&dir)?;
+                losses.save(&dir)?;
                 state.save(&dir)?;
-                state
+                (state, losses)
             }
         };
         let mut indexer = Self {
             shared,
             dir,
             state,
+            losses,
             buckets: BTreeMap::new(),
             lacking: None,
             looks: Looks::new(),
@@ -101,6 +110,7 @@ impl Indexer {
             head: start,
             committed: start,
             remaking: indexer.state.remaking.iter().copied().collect(),
+            losses: Arc::clone(indexer.losses.losses()),
             unreadable: indexer.unreadable(),
             stalled: None,
         };
@@ -384,6 +394,7 @@ impl Indexer {
         items: Vec<(bool, Item)>,
         next: u64,
     ) -> Result<(), StoreError> {
+        self.note_losses(&items, next);
         let shared = Arc::clone(&self.shared);
         let mut elsewhere = Vec::new();
         let mut inner = shared.write();
@@ -398,9 +409,16 @@ impl Indexer {
         self.join(elsewhere)?;
         let mut inner = shared.write();
         inner.head = next;
+        inner.losses = Arc::clone(self.losses.losses());
         inner.unreadable = self.unreadable();
         self.shared.moved.send_replace(());
         Ok(())
+    }
+
+    /// Takes in what records declare as lost, what comes next being at `next`.
+    fn note_losses(&mut self, items: &[(bool, Item)], next: u64) {
+        let items = items.iter().map(|(_, item)| item);
+        self.losses.take(items, next, &self.state);
     }
 
     /// Whether the bucket of `time_us` holds everything up to and with `at`.
@@ -420,6 +438,9 @@ impl Indexer {
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
+        // First: what a bucket has is not always looked at again. They say themselves what was
+        // passed over unread, so they need no state of the same moment.
+        self.losses.save_new(&self.dir)?;
         let position = {
             let inner = shared.read();
             self.make_room_for(&inner, count)?;

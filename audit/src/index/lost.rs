@@ -211,6 +211,7 @@ impl Indexer {
             Some(_) => {
                 self.state.lost.remove(&segment.start);
                 self.state.save(&self.dir)?;
+                self.losses.forget(&segment, &self.state);
                 self.shared.write().unreadable = self.unreadable();
                 self.shared.moved.send_replace(());
                 Ok(Found::Here)

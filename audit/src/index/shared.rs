@@ -8,7 +8,8 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    Options, bucket::View, names::NameCache, opened::Opened, recent::Recent, schema::Layout,
+    Options, bucket::View, losses::Losses, names::NameCache, opened::Opened, recent::Recent,
+    schema::Layout,
 };
 use crate::source::Source;
 
@@ -36,6 +37,8 @@ pub(super) struct Inner {
     pub(super) committed: u64,
     /// Buckets that are being made again.
     pub(super) remaking: Vec<i64>,
+    /// What reporters declared as lost in entries before `head`.
+    pub(super) losses: Arc<Losses>,
     /// Entries that could not be read.
     pub(super) unreadable: u64,
     /// Why the indexer does not get on.

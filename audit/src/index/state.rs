@@ -9,7 +9,7 @@ use std::{
 
 use palisade_mesh::snapshot::Digest;
 use prost::Message;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::schema::Layout;
 use crate::source::Source;
@@ -61,6 +61,19 @@ pub(super) fn has(spans: &BTreeMap<u64, u64>, index: u64) -> bool {
     before.is_some_and(|(_, next)| index < *next)
 }
 
+/// Reads a file of the index; nothing where it is not there or is not whole. Where it cannot be
+/// read at this moment, what it has is not made anew.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let why = format!("{}: {error}", path.display());
+            Err(io::Error::new(error.kind(), why))
+        }
+    }
+}
+
 impl State {
     /// Notes an entry that cannot be read: as part of a lost one where it is the next of that, or
     /// of a long run of others.
@@ -98,15 +111,19 @@ impl State {
     }
 
     /// Reads it, if it is there, of this layout and about this log.
-    pub(super) fn load(dir: &Path, bucket_us: i64, source: &dyn Source) -> Option<Self> {
-        let bytes = fs::read(dir.join(FILE)).ok()?;
-        let state: Self = serde_json::from_slice(&bytes).ok()?;
-        let usable = state.layout == Layout::fingerprint()
-            && state.bucket_us == bucket_us
-            && state.position <= source.len()
-            && state.is_about(source)
-            && state.lacks_no_more_than(source);
-        usable.then_some(state)
+    pub(super) fn load(
+        dir: &Path,
+        bucket_us: i64,
+        source: &dyn Source,
+    ) -> io::Result<Option<Self>> {
+        let state: Option<Self> = read(&dir.join(FILE))?;
+        Ok(state.filter(|state| {
+            state.layout == Layout::fingerprint()
+                && state.bucket_us == bucket_us
+                && state.position <= source.len()
+                && state.is_about(source)
+                && state.lacks_no_more_than(source)
+        }))
     }
 
     /// Whether nothing was let go that the log has: a disk that lost what it had confirmed,
@@ -130,6 +147,14 @@ impl State {
         file.sync_all()?;
         fs::rename(&new, dir.join(FILE))?;
         fs::File::open(dir)?.sync_all()
+    }
+
+    /// Takes it away, if it is there.
+    pub(super) fn remove(dir: &Path) -> io::Result<()> {
+        match fs::remove_file(dir.join(FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => fs::File::open(dir)?.sync_all(),
+        }
     }
 
     /// Notes that everything before `position` is in.

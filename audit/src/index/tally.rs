@@ -134,7 +134,11 @@ impl Tally {
             self.absent += cell.count;
         }
         let start = self.start(time_us);
-        for values in combinations(values) {
+        let Some(groups) = combinations(values) else {
+            self.uncounted += cell.count;
+            return;
+        };
+        for values in groups {
             self.add((start, values), cell);
         }
     }
@@ -146,17 +150,11 @@ impl Tally {
 
     /// Counts a recent record.
     pub(super) fn item(&mut self, item: &Item) {
-        self.counted += 1;
         let values: Vec<Vec<String>> = self.fields.iter().map(|f| values_of(f, item)).collect();
-        if values.iter().any(Vec::is_empty) {
-            self.absent += 1;
-        }
-        let start = self.start(item.time_us);
-        for values in combinations(&values) {
-            let mut cell = Cell::EMPTY;
-            cell.see(item.time_us);
-            self.add((start, values), cell);
-        }
+        let values: Vec<&[String]> = values.iter().map(Vec::as_slice).collect();
+        let mut cell = Cell::EMPTY;
+        cell.see(item.time_us);
+        self.rolled(item.time_us, &values, cell);
     }
 
     /// How many groups there are.
@@ -210,7 +208,7 @@ impl Tally {
         let dense = std::mem::take(&mut self.segment.dense);
         let numbered = (0..).zip(dense).filter(|(_, cell)| cell.count > 0);
         let sparse = std::mem::take(&mut self.segment.sparse);
-        let cells = numbered.map(|(n, cell)| ([n, 0, 0], cell)).chain(sparse);
+        let cells = numbered.map(|(n, cell)| ([n, 0, 0, 0], cell)).chain(sparse);
         for (key, cell) in cells {
             let mut values = Vec::with_capacity(self.segment.columns.len());
             for (number, column) in key.into_iter().zip(&self.segment.columns) {
@@ -224,7 +222,7 @@ impl Tally {
 
 impl Segment {
     fn see(&mut self, time_us: i64, uncounted: &mut u64) {
-        let [first, second, third] = &self.found;
+        let [first, second, third, fourth] = &self.found;
         if !self.dense.is_empty() {
             for number in first {
                 let at = usize::try_from(*number).unwrap_or(usize::MAX);
@@ -234,14 +232,20 @@ impl Segment {
             }
             return;
         }
+        if is_too_many(self.found.iter().map(Vec::len)) {
+            *uncounted += 1;
+            return;
+        }
         for a in first {
             for b in second {
                 for c in third {
-                    let key = [*a, *b, *c];
-                    if self.sparse.len() >= GROUPS_MAX && !self.sparse.contains_key(&key) {
-                        *uncounted += 1;
-                    } else {
-                        self.sparse.entry(key).or_insert(Cell::EMPTY).see(time_us);
+                    for d in fourth {
+                        let key = [*a, *b, *c, *d];
+                        if self.sparse.len() >= GROUPS_MAX && !self.sparse.contains_key(&key) {
+                            *uncounted += 1;
+                        } else {
+                            self.sparse.entry(key).or_insert(Cell::EMPTY).see(time_us);
+                        }
                     }
                 }
             }
@@ -374,10 +378,18 @@ fn values_of(field: &Field, item: &Item) -> Vec<String> {
     values
 }
 
-/// Every way to take one value from each list.
-fn combinations(lists: &[impl AsRef<[String]>]) -> Vec<Vec<String>> {
+/// Most groups that one record is in, which is more than it has room for values of one field:
+/// beyond, it is in none, and told as not counted.
+const COMBINATIONS_MAX: usize = 1 << 15;
+
+/// Every way to take one value from each list; none of too many.
+fn combinations(lists: &[&[String]]) -> Option<Vec<Vec<String>>> {
+    let lens = lists.iter().map(|list| list.len());
+    if is_too_many(lens) {
+        return None;
+    }
     let none = vec![Vec::new()];
-    lists.iter().fold(none, |so_far, list| {
+    Some(lists.iter().fold(none, |so_far, list| {
         let with = |group: &Vec<String>, value: &String| {
             let mut group = group.clone();
             group.push(value.clone());
@@ -385,9 +397,14 @@ fn combinations(lists: &[impl AsRef<[String]>]) -> Vec<Vec<String>> {
         };
         so_far
             .iter()
-            .flat_map(|group| list.as_ref().iter().map(move |value| with(group, value)))
+            .flat_map(|group| list.iter().map(move |value| with(group, value)))
             .collect()
-    })
+    }))
+}
+
+/// Whether lists of these lengths are combined in more ways than are counted.
+fn is_too_many(lens: impl Iterator<Item = usize>) -> bool {
+    lens.fold(1, usize::saturating_mul) > COMBINATIONS_MAX
 }
 
 fn text_of(value: Value<'_>) -> Option<String> {
@@ -424,6 +441,18 @@ mod tests {
         assert_eq!(tally.uncounted, 3);
         let sorted = tally.into_sorted(MOST_FIRST, 1);
         assert_eq!(sorted, [(vec!["0".to_owned()], Cell { count: 2, ..ONE })]);
+    }
+
+    #[test]
+    fn a_record_is_in_so_many_groups_and_in_none_beyond() {
+        let (policy, error) = (Field::find("policy"), Field::find("policy_error"));
+        for (policies, errors, groups, uncounted) in [(256, 128, 1 << 15, 0), (257, 128, 0, 1)] {
+            let list = |len| (0..len).map(|n: usize| n.to_string()).collect::<Vec<_>>();
+            let mut tally = Tally::new(vec![policy.unwrap(), error.unwrap()], None);
+            tally.rolled(5, &[&list(policies), &list(errors)], ONE);
+            assert_eq!((tally.len(), tally.uncounted), (groups, uncounted));
+            assert_eq!(tally.counted, 1);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod against_scan;
 mod ended;
 pub(crate) mod fake;
 mod gone;
+mod losses;
 mod rolled;
 mod store;
 mod tidy;

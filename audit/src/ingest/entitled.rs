@@ -133,7 +133,7 @@ fn of_itself(reporter: &SpiffeId, body: &Body) -> Result<(), String> {
             "a workload may leave `policy_change` with the verbs `activated` and `rejected` only, not `{:.40}`",
             change.verb
         )),
-        Body::PolicyChange(change) if !change.author.is_empty() => Err(
+        Body::PolicyChange(change) if !change.authors.is_empty() => Err(
             "a workload may leave `policy_change` of its own policy folder only, which names no author"
                 .to_owned(),
         ),
@@ -167,7 +167,7 @@ mod tests {
     fn change(verb: &str, author: &str) -> Body {
         Body::PolicyChange(PolicyChange {
             verb: verb.into(),
-            author: author.into(),
+            authors: Vec::from_iter((!author.is_empty()).then(|| author.into())),
             ..PolicyChange::default()
         })
     }

@@ -122,7 +122,7 @@ async fn a_workload_speaks_for_no_part_of_the_mesh() {
     });
     let change = Body::PolicyChange(PolicyChange {
         verb: "activated".into(),
-        author: "ana@acme.test".into(),
+        authors: vec!["ana@acme.test".into()],
         ..PolicyChange::default()
     });
     let hold = Body::Admin(Admin {

@@ -1,10 +1,10 @@
 //! The log through its public door: order, dedupe, recovery, damage.
 
-use std::fs;
+use std::{fs, path::PathBuf, time::Duration};
 
 use palisade_mesh::{
     spiffe_id::SpiffeId,
-    wire::record::{Decision, Head, Heads, PolicyChange, record::Body},
+    wire::record::{Decision, Head, Heads, PolicyChange, StreamHeads, record::Body},
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -15,9 +15,9 @@ use super::*;
 use crate::{
     disk::Faults,
     merkle,
-    privacy::{Handling, Known, Personal},
+    privacy::{Handling, Known, Personal, Vault},
     stream::new_ulid,
-    testing::{Speaker, unsign},
+    testing::{REPORTER, Speaker, TestSigner, unsign},
 };
 
 fn options() -> LogOptions {
@@ -665,6 +665,52 @@ fn heads_that_nobody_has_signed_promise_nothing() {
     assert_eq!(log.len(), len + 4, "the heads and a gap");
 }
 
+/// Nor does a certificate that comes with such heads take the place of the reporter's: what it
+/// signs from then on is believed as before.
+#[test]
+fn a_certificate_that_nobody_has_signed_with_displaces_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let (mut web, mut other) = (Speaker::new(1), Speaker::new(1));
+    append(&log, web.decides(0, 3)).unwrap();
+    append(&log, vec![web.heads()]).unwrap();
+    let foreign = match other.statement().certificate() {
+        Some(foreign) => foreign.to_vec(),
+        None => panic!("heads without a certificate"),
+    };
+    let swapped = web.heads_with(
+        |_| {},
+        |signed| {
+            signed.certificate = crate::merkle::sha256(&foreign).to_vec();
+            signed.certificates = vec![foreign];
+        },
+    );
+    append(&log, vec![swapped]).unwrap();
+    let len = log.len();
+    let ahead = |heads: &mut Heads| heads.streams[0].last_sequence = 9;
+    append(&log, vec![web.heads_with(ahead, |_| {})]).unwrap();
+    assert_eq!(log.len(), len + 2, "the heads and a gap");
+}
+
+/// Nor does one that somebody made and signed with: it stands beside the reporter's.
+#[test]
+fn a_certificate_that_somebody_made_displaces_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let mut web = Speaker::new(1);
+    append(&log, web.decides(0, 3)).unwrap();
+    append(&log, vec![web.heads()]).unwrap();
+    let foreign = TestSigner::new(REPORTER, 9);
+    let own = std::mem::replace(&mut web.signer, foreign);
+    append(&log, vec![web.heads()]).unwrap();
+    web.signer = own;
+    let len = log.len();
+    let ahead = |heads: &mut Heads| heads.streams[0].last_sequence = 9;
+    let bare = |signed: &mut StreamHeads| signed.certificates.clear();
+    append(&log, vec![web.heads_with(ahead, bare)]).unwrap();
+    assert_eq!(log.len(), len + 2, "the heads and a gap");
+}
+
 /// A reporter that was not answered sends again, perhaps after an erasure: what the log has
 /// already makes no new key.
 #[test]
@@ -682,7 +728,7 @@ fn what_is_sent_again_makes_no_key() {
     };
     let log = Log::open(dir.path(), options, Clock::system()).unwrap();
     let change = PolicyChange {
-        author: "alice@example.org".into(),
+        authors: vec!["alice@example.org".into()],
         ..PolicyChange::default()
     };
     let record = Record {

@@ -285,6 +285,7 @@ impl Writer {
                 group.stage(&mut self.streams, &self.own, &job.batch)
             })
             .collect();
+        group.hash();
         let mut written = self.write(&group);
         if let Err(e) = &written
             && disk::is_full(e)
@@ -314,7 +315,7 @@ impl Writer {
                 }
             }
             Err(e) => {
-                tracing::error!(error = %e, records = group.leaves.len(), "audit log cannot be written");
+                tracing::error!(error = %e, records = group.ends.len(), "audit log cannot be written");
                 self.streams.roll_back(std::mem::take(&mut group.undo));
                 let failed = AppendError::Io(e.to_string().into());
                 for job in &jobs {
@@ -326,7 +327,7 @@ impl Writer {
     }
 
     fn write(&mut self, group: &Group) -> io::Result<()> {
-        if group.leaves.is_empty() {
+        if group.ends.is_empty() {
             return Ok(());
         }
         // Whoever reads the group finds the keys of what is sealed in it.
@@ -368,7 +369,7 @@ impl Writer {
 
     /// Makes the group visible to readers.
     fn publish(&mut self, group: &Group) {
-        if group.leaves.is_empty() {
+        if group.ends.is_empty() {
             return;
         }
         let base = self.active.end - group.buf.len() as u64;

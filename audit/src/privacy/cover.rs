@@ -10,11 +10,7 @@ use super::{LIST_VALUES_MAX, Personal, Rules, VALUES_MAX, commitment};
 impl Rules {
     /// `record` without what is personal; `None` when nothing in it is.
     pub(crate) fn cover(&self, record: &Record) -> Option<Record> {
-        let concerned = matches!(
-            record.body,
-            Some(Body::AuthnFailure(_) | Body::Call(_) | Body::Decision(_) | Body::PolicyChange(_))
-        );
-        if self.is_empty() || !concerned {
+        if self.is_empty() || !self.concern(record) {
             return None;
         }
         let mut record = record.clone();
@@ -27,7 +23,7 @@ impl Rules {
             Some(Body::AuthnFailure(f)) => taken.source(&mut f.source_ip, &mut f.source_port),
             Some(Body::Call(c)) => taken.text(&Personal::Path, &mut c.path),
             Some(Body::Decision(d)) => taken.decision(d),
-            Some(Body::PolicyChange(c)) => taken.text(&Personal::Author, &mut c.author),
+            Some(Body::PolicyChange(c)) => taken.list(&Personal::Author, &mut c.authors),
             _ => {}
         }
         let Taken {
@@ -41,6 +37,23 @@ impl Rules {
         record.covers = covers;
         record.disclosures = disclosures;
         Some(record)
+    }
+
+    /// Whether a record has something that these may take out. Most have nothing of what few
+    /// rules name, and are not copied.
+    pub(super) fn concern(&self, record: &Record) -> bool {
+        let has = |field, text: &str| !text.is_empty() && self.of(field).is_some();
+        match &record.body {
+            Some(Body::AuthnFailure(f)) => has(&Personal::SourceIp, &f.source_ip),
+            Some(Body::Call(c)) => has(&Personal::Path, &c.path),
+            Some(Body::Decision(d)) => {
+                has(&Personal::SourceIp, &d.source_ip)
+                    || has(&Personal::Path, &d.path)
+                    || (!d.context_json.is_empty() && self.concern_context())
+            }
+            Some(Body::PolicyChange(c)) => c.authors.iter().any(|a| has(&Personal::Author, a)),
+            _ => false,
+        }
     }
 }
 
@@ -76,6 +89,14 @@ impl Taken<'_> {
         }
     }
 
+    fn list(&mut self, field: &Personal, values: &mut Vec<String>) {
+        if let Some(handling) = self.rules.of(field) {
+            let mut taken = std::mem::take(values);
+            taken.retain(|value| !value.is_empty());
+            self.keep(vec![(field, handling, taken)], VALUES_MAX);
+        }
+    }
+
     /// What policies read of a request. A value that is taken out was not recorded, for
     /// whoever replays the decision; one that was looked for and absent stays so.
     fn context(&mut self, text: &mut String) {
@@ -96,7 +117,7 @@ impl Taken<'_> {
         }
         let headers = headers.into_iter().flat_map(Map::keys).cloned();
         let mut rules = self.rules.of_context(headers);
-        rules.retain(|field, _| place(field).is_some());
+        rules.retain(|field, _| *field != Personal::Author);
         if rules.is_empty() {
             return;
         }
@@ -108,7 +129,7 @@ impl Taken<'_> {
         let mut changed = false;
         let mut kept: Vec<(&Personal, Handling, Vec<String>)> = Vec::new();
         for (field, handling) in rules.iter().map(|(field, handling)| (field, *handling)) {
-            let found = place(field).and_then(|path| remove(&mut context, &path));
+            let found = take_out(&mut context, field);
             changed |= found.is_some();
             match (field, found) {
                 (_, None) => {}
@@ -131,20 +152,20 @@ impl Taken<'_> {
                 }
             }
         }
-        self.keep(kept);
+        self.keep(kept, LIST_VALUES_MAX);
         if changed {
             *text = Value::Object(context).to_string();
         }
     }
 
-    /// Takes values that were found; those of lists last, and few of each.
-    fn keep(&mut self, mut kept: Vec<(&Personal, Handling, Vec<String>)>) {
+    /// Takes values that were found; those of lists last, and at most so many of each.
+    fn keep(&mut self, mut kept: Vec<(&Personal, Handling, Vec<String>)>, most: usize) {
         kept.sort_by_key(|(_, _, values)| values.len() > 1);
         for (field, handling, values) in kept {
-            for value in values.iter().take(LIST_VALUES_MAX) {
+            for value in values.iter().take(most) {
                 self.take(field, handling, value);
             }
-            if values.len() > LIST_VALUES_MAX {
+            if values.len() > most {
                 self.mask(field);
             }
         }
@@ -189,16 +210,21 @@ fn has_other_headers(context: &Map<String, Value>) -> bool {
     !http.is_object() || !http.get("headers").is_none_or(is_list)
 }
 
-/// Where a field stands in the recorded context.
-fn place(field: &Personal) -> Option<Vec<&str>> {
-    Some(match field {
-        Personal::Author => return None,
-        Personal::Header(name) => vec!["http", "headers", name],
-        Personal::Path => vec!["http", "path"],
-        Personal::Query => vec!["http", "query"],
-        Personal::SourceIp => vec!["source", "ip"],
-        Personal::User => vec!["user"],
-    })
+/// Takes a field out of the recorded context, from everywhere it stands.
+fn take_out(context: &mut Map<String, Value>, field: &Personal) -> Option<Value> {
+    match field {
+        Personal::Author => None,
+        Personal::Header(name) => remove(context, &["http", "headers", name]),
+        // Service and method of gRPC are the two halves of its path.
+        Personal::Path => {
+            let places = [["http", "path"], ["grpc", "service"], ["grpc", "method"]];
+            let [path, service, method] = places.map(|place| remove(context, &place));
+            path.or(service).or(method)
+        }
+        Personal::Query => remove(context, &["http", "query"]),
+        Personal::SourceIp => remove(context, &["source", "ip"]),
+        Personal::User => remove(context, &["user"]),
+    }
 }
 
 /// Takes a value out, unless it says that there was none.

@@ -1,87 +1,11 @@
 //! Which fields are personal in a mesh, and what becomes of each.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    str::FromStr,
+use std::collections::{BTreeMap, BTreeSet};
+
+use palisade_mesh::{
+    personal::{Mask, Personal},
+    wire::record::cover::Handling,
 };
-
-use palisade_mesh::wire::record::cover::Handling;
-
-/// What names of headers begin with.
-const HEADER: &str = "header:";
-/// Longest name of a header, in bytes.
-const HEADER_LEN_MAX: usize = 256;
-
-/// Something in a record that can be personal.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Personal {
-    /// Who wrote a policy change.
-    Author,
-    /// A header that policies read, by its name in lower case.
-    Header(String),
-    /// The path of a request. It names no person by itself: it can be masked only.
-    Path,
-    /// The query string of a request; likewise.
-    Query,
-    /// The address that a request came from, and its port.
-    SourceIp,
-    /// The end user of a request: its token's subject, and every other claim with it.
-    User,
-}
-
-/// No field that can be personal has this name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no field that can be personal")]
-pub struct UnknownField(pub String);
-
-impl Personal {
-    /// Every name but those of headers.
-    pub const NAMES: [&str; 5] = ["author", "path", "query", "source_ip", "user"];
-
-    /// Whether its value names a person, so that it can have a pseudonym.
-    pub fn names_somebody(&self) -> bool {
-        !matches!(self, Self::Path | Self::Query)
-    }
-}
-
-impl FromStr for Personal {
-    type Err = UnknownField;
-
-    fn from_str(text: &str) -> Result<Self, UnknownField> {
-        Ok(match text {
-            "author" => Self::Author,
-            "path" => Self::Path,
-            "query" => Self::Query,
-            "source_ip" => Self::SourceIp,
-            "user" => Self::User,
-            _ => {
-                let name = text.strip_prefix(HEADER).filter(|name| is_header(name));
-                let name = name.ok_or_else(|| UnknownField(text.to_owned()))?;
-                Self::Header(name.to_ascii_lowercase())
-            }
-        })
-    }
-}
-
-/// Whether it can be the name of a header (RFC 9110 section 5.1).
-fn is_header(name: &str) -> bool {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    (1..=HEADER_LEN_MAX).contains(&name.len()) && name.bytes().all(token)
-}
-
-impl fmt::Display for Personal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Author => f.write_str("author"),
-            Self::Header(name) => write!(f, "{HEADER}{name}"),
-            Self::Path => f.write_str("path"),
-            Self::Query => f.write_str("query"),
-            Self::SourceIp => f.write_str("source_ip"),
-            Self::User => f.write_str("user"),
-        }
-    }
-}
 
 /// What is personal in the records of a mesh. Without a rule a field is kept as it is, or,
 /// where only some are allowed, left out.
@@ -116,9 +40,23 @@ impl Rules {
         }
     }
 
+    /// The same rules, and what `mask` names is left out whatever they say of it.
+    #[must_use]
+    pub(crate) fn masking(&self, mask: &Mask) -> Self {
+        let mut rules = self.clone();
+        let masked = mask.fields().cloned();
+        rules.named.extend(masked.map(|f| (f, Handling::Masked)));
+        rules
+    }
+
     /// Whether everything is kept.
     pub fn is_empty(&self) -> bool {
         self.named.is_empty() && self.allowed.is_none()
+    }
+
+    /// Whether something becomes of a field that a context can have.
+    pub(super) fn concern_context(&self) -> bool {
+        self.has_allow_list() || self.named.keys().any(|field| *field != Personal::Author)
     }
 
     /// Whether only what is named or allowed may be kept.

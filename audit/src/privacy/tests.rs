@@ -1,13 +1,18 @@
 use palisade_mesh::wire::{
-    audit::Sealed,
+    audit::{Envelope, Sealed},
     record::{AuthnFailure, Call, Cover, Decision, Disclosure, PolicyChange, Record, record::Body},
 };
 use prost::Message as _;
 use serde_json::Value;
 
 use super::*;
-use crate::envelope::{
-    EnvelopeRef, LEAF_LEN_MAX, RECORD_LEN_MAX, RecordPeek, SALT_LEN, VERSION, attested,
+use crate::{
+    envelope::{
+        EnvelopeRef, LEAF_LEN_MAX, RECORD_LEN_MAX, RecordPeek, SALT_LEN, VERSION, attested,
+    },
+    item::Item,
+    row::Row,
+    source::Entry,
 };
 
 const ALICE: &str = "alice@example.org";
@@ -148,7 +153,7 @@ fn what_is_not_allowed_is_left_out_and_said() {
     assert_eq!(nothing.cover(&admin), None);
     let change = Record {
         body: Some(Body::PolicyChange(PolicyChange {
-            author: ALICE.into(),
+            authors: vec![ALICE.into()],
             ..PolicyChange::default()
         })),
         ..Record::default()
@@ -304,7 +309,7 @@ fn other_classes_are_covered_too() {
     };
     assert_eq!(fields(Body::Call(call)), ["path"]);
     let change = PolicyChange {
-        author: ALICE.into(),
+        authors: vec![ALICE.into()],
         ..PolicyChange::default()
     };
     assert_eq!(fields(Body::PolicyChange(change)), ["author"]);
@@ -361,6 +366,37 @@ fn values_beyond_the_limits_are_masked() {
     let more = many(VALUES_MAX + 1);
     assert_eq!(kept(&more), (VALUES_MAX + 1, VALUES_MAX));
     assert_eq!(last(&more), Handling::Masked);
+}
+
+/// Who wrote what a revision brings is no caller's to choose: as many as a record can have are
+/// kept, on both sides of the limit, and a row tells what became of them.
+#[test]
+fn authors_beyond_the_limit_are_masked() {
+    let rules = rules(&[("author", Handling::Sealed)]);
+    let of = |n: usize| {
+        let change = PolicyChange {
+            authors: (0..n).map(|i| format!("Ana {i} <{i}@acme.test>")).collect(),
+            ..PolicyChange::default()
+        };
+        let record = Record {
+            body: Some(Body::PolicyChange(change)),
+            ..Record::default()
+        };
+        rules.cover(&record).unwrap()
+    };
+    let kept = |record: &Record| (record.covers.len(), record.disclosures.len());
+    assert_eq!(kept(&of(VALUES_MAX)), (VALUES_MAX, VALUES_MAX));
+    let more = of(VALUES_MAX + 1);
+    assert_eq!(kept(&more), (VALUES_MAX + 1, VALUES_MAX));
+    assert_eq!(more.covers.last().unwrap().handling(), Handling::Masked);
+    assert!(!more.encode_to_vec().windows(7).any(|w| w == b"<12@acm"));
+    let item = Item::new(Entry {
+        index: 0,
+        envelope: Envelope::default(),
+        record: more,
+    });
+    let row = serde_json::to_value(Row::new(&item)).unwrap();
+    assert_eq!(row["covered"], serde_json::json!({ "author": "sealed" }));
 }
 
 /// Whoever sends a request chooses its lists, and cannot have its own name crowded out.
@@ -553,7 +589,7 @@ fn beyond_the_limit_of_persons_there_is_a_pseudonym_alone() {
     let rules = rules(&[("author", Handling::Sealed)]);
     let fate = |author: &str| {
         let change = PolicyChange {
-            author: author.into(),
+            authors: vec![author.into()],
             ..PolicyChange::default()
         };
         let record = Record {
@@ -716,4 +752,132 @@ fn a_pseudonym_is_marked_as_one() {
     ] {
         assert_eq!(text.parse::<Pseudonym>(), Err(()), "{text}");
     }
+}
+
+/// Policy masks beside the rules of the process: what either takes out is gone, and what
+/// policy masks has no pseudonym, is not sealed, and is kept by no allow-list.
+#[test]
+fn a_mask_wins_over_every_rule_of_the_process() {
+    use palisade_mesh::personal::Mask;
+
+    let personal = |name: &str| name.parse::<Personal>().unwrap();
+    let mask = |names: &[&str]| Mask::of(names.iter().map(|name| personal(name)));
+    let covers = |rules: &Rules, names: &[&str]| -> Vec<String> {
+        let covered = rules.masking(&mask(names)).cover(&decision()).unwrap();
+        let named = |c: &Cover| format!("{} {}", c.field, c.handling().as_str_name());
+        let mut covers: Vec<String> = covered.covers.iter().map(named).collect();
+        covers.sort();
+        covers
+    };
+    let sealing = rules(&[
+        ("header:x-user", Handling::Sealed),
+        ("source_ip", Handling::Pseudonym),
+        ("query", Handling::Masked),
+    ]);
+    let by_both = covers(&sealing, &["header:x-user", "path", "query"]);
+    let expected = [
+        "header:x-user HANDLING_MASKED",
+        "path HANDLING_MASKED",
+        "query HANDLING_MASKED",
+        "source_ip HANDLING_PSEUDONYM",
+    ];
+    assert_eq!(by_both, expected);
+    assert_eq!(
+        covers(&rules(&[]), &["source_ip"]),
+        ["source_ip HANDLING_MASKED"]
+    );
+
+    let allowing = rules(&[("header:x-team", Handling::Pseudonym)]);
+    let allowing = allowing.allowing(["header:x-user", "path", "query", "user"].map(personal));
+    let expected = [
+        "header:x-team HANDLING_PSEUDONYM",
+        "header:x-team HANDLING_PSEUDONYM",
+        "header:x-user HANDLING_MASKED",
+        "path HANDLING_MASKED",
+        "source_ip HANDLING_MASKED",
+    ];
+    assert_eq!(covers(&allowing, &["header:x-user", "path"]), expected);
+    let covered = allowing.masking(&mask(&["header:x-user", "path"]));
+    let covered = covered.cover(&decision()).unwrap();
+    assert_eq!(context(&covered)["http"]["query"], "user=alice", "allowed");
+    let disclosed = format!("{:?}", covered.disclosures);
+    assert!(!disclosed.contains(ALICE), "{disclosed}");
+}
+
+/// Of a request of gRPC service and method are the path: who takes out the one takes out the
+/// others, and says so once.
+#[test]
+fn the_path_of_grpc_is_its_service_and_its_method() {
+    use palisade_mesh::personal::Mask;
+
+    let mut record = decision();
+    if let Some(Body::Decision(decision)) = &mut record.body {
+        let context = serde_json::json!({
+            "grpc": { "service": "clinic.v1.Alice", "method": "Read" },
+            "http": { "method": "POST", "path": "/clinic.v1.Alice/Read" },
+        });
+        decision.context_json = context.to_string();
+        decision.path = "/clinic.v1.Alice/Read".to_owned();
+    }
+    let by_process = rules(&[("path", Handling::Masked)]);
+    let by_policy = Rules::default().masking(&Mask::of([Personal::Path]));
+    let unnamed = rules(&[]).allowing([Personal::SourceIp]);
+    for rules in [by_process, by_policy, unnamed] {
+        // What policies read can be less than the path, and it is told all the same.
+        for without in [None, Some("http"), Some("grpc")] {
+            let mut record = record.clone();
+            if let (Some(without), Some(Body::Decision(decision))) = (without, &mut record.body) {
+                let mut context: Value = serde_json::from_str(&decision.context_json).unwrap();
+                context.as_object_mut().unwrap().remove(without);
+                decision.context_json = context.to_string();
+                decision.path = String::new();
+            }
+            let covered = rules.cover(&record).unwrap();
+            let fields: Vec<_> = covered.covers.iter().map(|c| c.field.as_str()).collect();
+            assert_eq!(fields, ["path"], "{without:?}");
+            let kept = format!("{covered:?}");
+            assert!(!kept.contains("Alice") && !kept.contains("Read"), "{kept}");
+            let kept = context(&covered);
+            assert_eq!(kept["http"].get("path"), None, "{kept}");
+        }
+    }
+}
+
+/// What only other kinds of records or other fields have takes nothing from a record.
+#[test]
+fn a_rule_concerns_the_records_that_have_its_field() {
+    let call = |path: &str| Record {
+        body: Some(Body::Call(Call {
+            path: path.to_owned(),
+            ..Call::default()
+        })),
+        ..Record::default()
+    };
+    let failure = Record {
+        body: Some(Body::AuthnFailure(AuthnFailure {
+            source_ip: "10.1.2.3".to_owned(),
+            ..AuthnFailure::default()
+        })),
+        ..Record::default()
+    };
+    let mut bare = decision();
+    if let Some(Body::Decision(decision)) = &mut bare.body {
+        decision.context_json = String::new();
+    }
+    let check = |field: &str, record: &Record, concerned: bool| {
+        let rules = rules(&[(field, Handling::Masked)]);
+        assert_eq!(rules.concern(record), concerned, "{field} {record:?}");
+        assert_eq!(rules.cover(record).is_some(), concerned, "{field}");
+    };
+    check("path", &call("/orders"), true);
+    check("path", &call(""), false);
+    check("source_ip", &call("/orders"), false);
+    check("source_ip", &failure, true);
+    check("path", &failure, false);
+    for (field, in_context) in [("path", true), ("source_ip", true), ("query", false)] {
+        check(field, &bare, in_context);
+        check(field, &decision(), true);
+    }
+    check("author", &decision(), false);
+    check("header:x-user", &bare, false);
 }

@@ -190,7 +190,14 @@ fn clip(text: &str) -> &str {
 pub(crate) fn is_list(name: &str) -> bool {
     matches!(
         name,
-        "policy" | "policy_error" | "selector" | "shadow" | "flip" | "shadow_policy" | "subject"
+        "author"
+            | "flip"
+            | "policy"
+            | "policy_error"
+            | "selector"
+            | "shadow"
+            | "shadow_policy"
+            | "subject"
     )
 }
 

@@ -30,6 +30,13 @@ impl Pattern {
         Self { pieces }
     }
 
+    /// Any text that ends in this one.
+    pub fn ending_in(text: impl Into<String>) -> Self {
+        Self {
+            pieces: vec![Piece::Anything, Piece::Text(text.into())],
+        }
+    }
+
     /// Reads a bare word: `*` and `**` are wildcards, a backslash takes the
     /// next character as it is.
     pub(crate) fn parse(word: &str) -> Self {

@@ -71,6 +71,6 @@ fn the_limits_of_the_page_are_the_constants() {
     assert_eq!(super::QUERY_LEN_MAX, 4096);
     assert_eq!(super::TOP_DEFAULT, 20);
     assert_eq!(super::TOP_MAX, 1000);
-    assert_eq!(super::BY_MAX, 3);
+    assert_eq!(super::BY_MAX, 4);
     assert_eq!(super::STEPS_MAX, 5000);
 }

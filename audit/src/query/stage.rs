@@ -9,7 +9,7 @@ pub const TOP_DEFAULT: usize = 20;
 /// Most groups that can be asked for.
 pub const TOP_MAX: usize = 1000;
 /// Most fields that records are grouped by.
-pub const BY_MAX: usize = 3;
+pub const BY_MAX: usize = 4;
 /// Most steps of a timeline.
 pub const STEPS_MAX: i64 = 5000;
 

@@ -67,6 +67,10 @@ fn queries_read_and_print_canonically() {
         "| first,last by principal,route | sort -count | top 7",
         "| first, last by principal, route | sort -count | top 7",
     );
+    check(
+        "| count by host, route, method, status",
+        "| count by host, route, method, status",
+    );
     check("| count by host | sort host", "| count by host | sort host");
     check(
         "source:10.0.0.0/8 until:2026-10-01",
@@ -101,7 +105,7 @@ fn mistakes_are_marked_where_they_are() {
     check("host:a | sort", 7109, "sort");
     check("host:a | count by a, b", 7102, "a");
     check("| count by host, host", 7109, "host");
-    check("| count by host, route, method, status", 7109, "status");
+    check("| count by host, route, method, status, mode", 7109, "mode");
     check("| count by host | count", 7109, "count");
     check("| count | top 3", 7109, "top");
     check("| count by host | top 0", 7109, "0");

@@ -2,11 +2,11 @@
 
 use std::{
     cell::{OnceCell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     path::Path,
 };
 
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use palisade_mesh::diagnostic::Diagnostic;
 
 use super::{
     lacks::{self, Missing},
@@ -49,6 +49,8 @@ pub struct Evidence<'a> {
     lacks: RefCell<Vec<String>>,
     /// Every query that was asked.
     asked: RefCell<BTreeSet<String>>,
+    /// Groups that were asked for: controls of a pack ask for the same.
+    counted: RefCell<HashMap<String, Counted>>,
     /// What reading the whole log found, once a section has asked.
     verified: OnceCell<VerifyReport>,
     /// What the log was found to have of the period, once a section has asked.
@@ -92,6 +94,7 @@ impl<'a> Evidence<'a> {
             now_us,
             lacks: RefCell::default(),
             asked: RefCell::default(),
+            counted: RefCell::default(),
             verified: OnceCell::new(),
             scanned: OnceCell::new(),
         })
@@ -161,9 +164,14 @@ impl<'a> Evidence<'a> {
 
     /// Groups of a query that ends in a summary by fields.
     pub(super) fn groups(&self, query: &str) -> Result<Counted, StoreError> {
+        if let Some(counted) = self.counted.borrow().get(query) {
+            return Ok(counted.clone());
+        }
         match self.store.answer(&self.asking(query)?, 1, None)? {
             Answer::Counted(counted) => {
                 self.note(&counted.coverage);
+                let known = counted.clone();
+                self.counted.borrow_mut().insert(query.to_owned(), known);
                 Ok(counted)
             }
             _ => Err(StoreError::Bug("a report asked for groups and got none")),
@@ -207,8 +215,8 @@ impl<'a> Evidence<'a> {
         self.pages(query, &|_| {}, visit)
     }
 
-    /// The same of records that the log itself writes, of any time: what reporters have numbered
-    /// and the log did not receive is none of these.
+    /// The same of records that the log itself writes, of any time: what reporters have lost, or
+    /// numbered and the log did not receive, is none of these.
     pub(super) fn visit_own(
         &self,
         query: &str,
@@ -219,6 +227,8 @@ impl<'a> Evidence<'a> {
             coverage.gaps_more = 0;
             coverage.silent.clear();
             coverage.silent_more = 0;
+            coverage.lost.clear();
+            coverage.lost_more = 0;
         };
         self.pages(query, &of_reporters, visit)
     }
@@ -368,7 +378,7 @@ impl<'a> Evidence<'a> {
     pub(super) fn reconciled(&self) -> Result<Reconciliation, StoreError> {
         match self.ground {
             Ground::Log(log, _) => {
-                let compared = reconcile(self.going(), log, self.period.0, &Clock::system());
+                let compared = reconcile(self.going(), log, self.period.0, self.now_us);
                 compared.map_err(|error| match error {
                     ReconcileError::Log(error) => unreadable(error),
                     error => StoreError::Io(std::io::Error::other(error)),
@@ -428,7 +438,7 @@ impl<'a> Evidence<'a> {
         let indexed = self.store.status().log_len.saturating_sub(coverage.behind);
         let unindexed = self.mark.size.saturating_sub(indexed);
         let mut lacks = self.lacks.borrow_mut();
-        for lack in lacks::of(coverage, unindexed) {
+        for lack in lacks::of(coverage, self.mark.size, unindexed) {
             if !lacks.contains(&lack) {
                 lacks.push(lack);
             }
@@ -496,12 +506,6 @@ impl<'a> Evidence<'a> {
         let rows: usize = tables.map(|t| t.rows.len()).sum();
         let mut lacks = self.lacks.borrow().clone();
         lacks.extend(self.damage());
-        let lost = self.count(&self.records("class:spool_event verb:dropped"))?;
-        if lost > 0 {
-            lacks.push(format!(
-                "reporters told {lost} times of records that found no room"
-            ));
-        }
         let begins = self
             .begins_us()
             .filter(|begins| *begins > self.period.0.from_us);

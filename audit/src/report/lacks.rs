@@ -11,7 +11,7 @@
 use palisade_mesh::diagnostic::Diagnostic;
 
 use crate::{
-    index::{Coverage, DroppedRecords, Gap, StoreError},
+    index::{Coverage, DroppedRecords, Gap, LostRecords, StoreError},
     watch::Silent,
 };
 
@@ -25,13 +25,19 @@ const GAP: (&str, &str) = ("records ", " have not arrived");
 const SILENT: (&str, &str) = ("nothing was heard of ", " since ");
 const MORE_SILENT: &str = " more reporters are silent";
 const MORE_GAPS: &str = " gaps more";
+const LOST: &str = " records were lost by ";
+const MORE_LOST: &str = " declared losses more";
+/// What earlier versions said of losses, of whichever time and however many.
+const LOST_EARLIER: &str = " times of records that found no room";
 /// What is in an archive that cannot be asked: at another moment it can.
 pub(super) const AWAY: &str = " records could not be read in the archive, see log integrity";
 const UNREADABLE: &str = "records cannot be read";
 const NOT_INDEXED: &str = "records are not indexed yet";
 
-/// What an answer lacks, where `unindexed` records under the checkpoint were not looked at.
-pub(super) fn of(coverage: &Coverage, unindexed: u64) -> Vec<String> {
+/// What an answer lacks, under a checkpoint of `size` records of which `unindexed` were not looked
+/// at. Losses that were declared behind it are no matter of the report; those that are only counted
+/// may be such.
+pub(super) fn of(coverage: &Coverage, size: u64, unindexed: u64) -> Vec<String> {
     let mut lacks = Vec::new();
     // What it waits for may be what was dropped, which is counted until then.
     if let Some(why) = &coverage.stalled {
@@ -52,6 +58,11 @@ pub(super) fn of(coverage: &Coverage, unindexed: u64) -> Vec<String> {
     lacks.extend(coverage.silent.iter().map(silent));
     if coverage.silent_more > 0 {
         lacks.push(format!("{}{MORE_SILENT}", coverage.silent_more));
+    }
+    let declared = coverage.lost.iter().filter(|lost| lost.entry < size);
+    lacks.extend(declared.map(lost));
+    if coverage.lost_more > 0 {
+        lacks.push(format!("{}{MORE_LOST}", coverage.lost_more));
     }
     lacks.extend(coverage.dropped.iter().map(dropped));
     if unindexed > 0 {
@@ -74,6 +85,17 @@ fn silent(silent: &Silent) -> String {
     let since = jiff::Timestamp::from_microsecond(silent.heard_us).unwrap_or_default();
     let Silent { reporter, boot, .. } = silent;
     format!("{}{reporter} (boot {boot}){}{since:.0}", SILENT.0, SILENT.1)
+}
+
+fn lost(lost: &LostRecords) -> String {
+    let LostRecords {
+        reporter,
+        records,
+        from,
+        until,
+        ..
+    } = lost;
+    format!("{records}{LOST}{reporter} from {from} until {until}")
 }
 
 fn dropped(dropped: &DroppedRecords) -> String {
@@ -99,11 +121,12 @@ pub(super) struct Compared {
     pub(super) aside: Vec<String>,
 }
 
-/// Holds what a report lacks against what it lacks when it is made again. `noticed` says of each
-/// of some gaps whether the log has noticed under the checkpoint of the report that its records
+/// Holds what a report lacks, as the program `made_by` said, against what it lacks when it is made
+/// again. `noticed` says of each of some gaps whether the log has noticed under the checkpoint of the report that its records
 /// are missing.
 pub(super) fn compared(
     said: &[String],
+    made_by: &str,
     found: &[String],
     noticed: impl Fn(&[Missing<'_>]) -> Result<Vec<bool>, StoreError>,
 ) -> Result<Compared, StoreError> {
@@ -112,9 +135,11 @@ pub(super) fn compared(
     compared.over.extend(over.cloned());
     // Gaps that it counted and did not name: each of them may have a name now.
     let mut unnamed = said.iter().filter_map(|lack| more_gaps(lack)).max();
+    let mut losses = Losses::of(said, made_by, found);
     let mut unsaid = Vec::new();
     for lack in found {
-        if !said.iter().any(|then| is_within(lack, then)) {
+        let is_of = |then: &String| is_within(lack, then);
+        if !losses.tell(lack).unwrap_or_else(|| said.iter().any(is_of)) {
             unsaid.push((lack, Missing::of(lack)));
         }
     }
@@ -126,7 +151,7 @@ pub(super) fn compared(
     };
     for (lack, gap) in unsaid {
         let is_aside = match gap.map(|_| noticed.next() == Some(true)) {
-            None => more_gaps(lack).is_some() || is_of_moment(lack),
+            None => more_gaps(lack).is_some() || lack.ends_with(MORE_LOST) || is_of_moment(lack),
             Some(true) => {
                 let left = unnamed.and_then(|n: u64| n.checked_sub(1));
                 if left.is_some() {
@@ -241,6 +266,103 @@ impl<'l> Missing<'l> {
     }
 }
 
+/// The declared losses that a report tells.
+struct Losses<'l> {
+    told: Vec<Told<'l>>,
+    /// Whether it only says that there are some, as earlier versions did.
+    only_that: bool,
+}
+
+/// One of them.
+struct Told<'l> {
+    lack: &'l str,
+    lost: Lost<'l>,
+    /// How many of its records are not found yet.
+    left: u64,
+}
+
+impl<'l> Losses<'l> {
+    /// Those that are `said` in a report of the program `made_by`. What is `found` just so has all
+    /// that they say.
+    fn of(said: &'l [String], made_by: &str, found: &[String]) -> Self {
+        let told = said.iter().filter_map(|lack| {
+            let lost = Lost::of(lack)?;
+            let left = match found.contains(lack) {
+                true => 0,
+                false => lost.records,
+            };
+            Some(Told { lack, lost, left })
+        });
+        Self {
+            told: told.collect(),
+            only_that: is_earlier(made_by) && said.iter().any(|lack| lack.ends_with(LOST_EARLIER)),
+        }
+    }
+
+    /// Whether they tell of a loss that is found; nothing of another lack.
+    fn tell(&mut self, found: &str) -> Option<bool> {
+        let now = Lost::of(found)?;
+        let is_said = self.only_that || self.told.iter().any(|then| then.lack == found);
+        Some(is_said || self.told.iter_mut().any(|then| then.has(&now)))
+    }
+}
+
+impl Told<'_> {
+    /// Whether both are of one loss: where there are many, those that lie close together are told
+    /// as one, which has the records of all of them. Of those that it has, all are found in it.
+    fn has(&mut self, now: &Lost<'_>) -> bool {
+        let then = &self.lost;
+        let is_same = (then.from, then.until) == (now.from, now.until);
+        if then.reporter != now.reporter || is_same {
+            return false;
+        }
+        if then.is_around(now) {
+            let left = self.left.checked_sub(now.records);
+            self.left = left.unwrap_or(self.left);
+            return left.is_some();
+        }
+        now.is_around(then) && then.records < now.records
+    }
+}
+
+/// Whether a program is of a version before this one; what is none is not.
+fn is_earlier(program: &str) -> bool {
+    let version = |program: &str| -> Option<Vec<u64>> {
+        let (_, version) = program.rsplit_once(' ')?;
+        let (numbers, _) = version.split_once(['-', '+']).unwrap_or((version, ""));
+        numbers.split('.').map(|part| part.parse().ok()).collect()
+    };
+    let versions = version(program).zip(version(&super::evidence::program()));
+    versions.is_some_and(|(then, now)| then < now)
+}
+
+/// Records that were declared as lost.
+struct Lost<'l> {
+    reporter: &'l str,
+    records: u64,
+    from: jiff::Timestamp,
+    until: jiff::Timestamp,
+}
+
+impl<'l> Lost<'l> {
+    /// Those that a lack is about; nothing of another lack.
+    fn of(lack: &'l str) -> Option<Self> {
+        let (records, of) = lack.split_once(LOST)?;
+        let (reporter, times) = of.split_once(" from ")?;
+        let (from, until) = times.split_once(" until ")?;
+        Some(Self {
+            reporter,
+            records: records.parse().ok()?,
+            from: from.parse().ok()?,
+            until: until.parse().ok()?,
+        })
+    }
+
+    fn is_around(&self, other: &Self) -> bool {
+        self.from <= other.from && other.until <= self.until
+    }
+}
+
 /// Whether this is what is said where nothing was compared, because the records are others.
 pub fn is_unlike(told: &Diagnostic) -> bool {
     told.code.0 == 7817
@@ -255,17 +377,27 @@ fn unlike(why: &str) -> Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::evidence::program;
 
     const NONE: [&str; 0] = [];
 
     fn held(said: &[&str], found: &[&str]) -> Result<(Vec<String>, Vec<String>), u16> {
+        held_of(&program(), said, found)
+    }
+
+    fn held_of(
+        made_by: &str,
+        said: &[&str],
+        found: &[&str],
+    ) -> Result<(Vec<String>, Vec<String>), u16> {
         let owned = |lacks: &[&str]| -> Vec<String> {
             lacks.iter().map(|lack| (*lack).to_owned()).collect()
         };
         let (said, found) = (owned(said), owned(found));
         of_these_records(&said, &found).map_err(|told| told.code.0)?;
         let all_noticed = |gaps: &[Missing<'_>]| Ok(vec![true; gaps.len()]);
-        let Compared { over, new, aside } = compared(&said, &found, all_noticed).unwrap();
+        let compared = compared(&said, made_by, &found, all_noticed).unwrap();
+        let Compared { over, new, aside } = compared;
         assert_eq!(aside, NONE);
         Ok((over, new))
     }
@@ -298,6 +430,78 @@ mod tests {
         }
     }
 
+    fn from_to(reporter: &str, records: u64, from: u32, until: u32) -> String {
+        lost(&LostRecords {
+            reporter: format!("spiffe://acme.test/{reporter}"),
+            records,
+            from: format!("2026-11-20T12:{from:02}:00.000000Z"),
+            until: format!("2026-11-20T12:{until:02}:00.000000Z"),
+            entry: 5,
+        })
+    }
+
+    /// A loss that the report does not tell is new; one that has become part of a longer one is
+    /// not.
+    #[test]
+    fn a_declared_loss_has_to_be_said() {
+        let (short, long) = (from_to("web", 3, 10, 20), from_to("web", 9, 10, 40));
+        let new = |said: &[&str], now: &str| held(said, &[now]).unwrap().1.len();
+        assert_eq!(new(&[&short], &short), 0);
+        assert_eq!(new(&[&short], &long), 0);
+        assert_eq!(new(&[&long], &short), 0);
+        assert_eq!(new(&[], &short), 1);
+        assert_eq!(new(&[&from_to("api", 3, 10, 20)], &short), 1);
+        assert_eq!(new(&[&from_to("web", 3, 21, 30)], &short), 1);
+    }
+
+    /// Of another number, of a shorter time, or one in place of all of them.
+    #[test]
+    fn a_declared_loss_that_is_told_otherwise_is_found() {
+        let new = |said: &[&str], found: &[&str]| held(said, found).unwrap().1.len();
+        let loss = from_to("web", 9, 10, 40);
+        for said in [
+            from_to("web", 1, 10, 40),
+            from_to("web", 10, 10, 40),
+            from_to("web", 9, 10, 20),
+            from_to("web", 12, 10, 20),
+            from_to("web", 8, 0, 50),
+            loss.replacen('9', "no", 1),
+        ] {
+            assert_eq!(new(&[&said], &[&loss]), 1, "{said}");
+        }
+        let all = [0, 10, 20].map(|from| from_to("web", 3, from, from + 5));
+        let all = all.each_ref().map(String::as_str);
+        for (records, missing) in [(9, 0), (8, 1), (3, 2), (2, 3)] {
+            let one = from_to("web", records, 0, 30);
+            assert_eq!(new(&[&one], &all), missing, "{one}");
+        }
+        // What is told just so has no room for another beside it.
+        let beside = from_to("web", 3, 20, 30);
+        assert_eq!(new(&[&loss], &[&beside, &loss]), 1);
+        assert_eq!(new(&[&loss, &beside], &[&beside, &loss]), 0);
+    }
+
+    /// An earlier version only said that there are some; this one does not.
+    #[test]
+    fn a_report_of_this_version_says_of_which_time_a_loss_is() {
+        let loss = from_to("web", 9, 10, 40);
+        let earlier = "reporters told 1 times of records that found no room";
+        let new = |made_by: &str| {
+            let held = held_of(made_by, &[earlier], &[&loss]);
+            held.unwrap().1.len()
+        };
+        assert_eq!(new("palisade 0.0.9"), 0);
+        for made_by in [
+            program().as_str(),
+            "palisade 99999.0.0",
+            "palisade",
+            "palisade x",
+            "",
+        ] {
+            assert_eq!(new(made_by), 1, "{made_by}");
+        }
+    }
+
     /// Of what was noticed later, and of gaps that are only counted, the report need not speak;
     /// one that was counted then has a name when others have closed.
     #[test]
@@ -308,7 +512,8 @@ mod tests {
                 lacks.iter().map(|lack| (*lack).to_owned()).collect()
             };
             let noticed = |gaps: &[Missing<'_>]| Ok(gaps.iter().map(|gap| gap.last <= 2).collect());
-            let found = compared(&owned(said), &owned(found), noticed).unwrap();
+            let (said, found) = (owned(said), owned(found));
+            let found = compared(&said, &program(), &found, noticed).unwrap();
             (found.new, found.aside)
         };
         let (new, aside) = found(&[], &[&early, &late, "3 gaps more"]);
@@ -318,7 +523,13 @@ mod tests {
             boot: "1".into(),
             heard_us: 0,
         });
-        for of_moment in [format!("3{AWAY}"), quiet, format!("2{MORE_SILENT}")] {
+        let counted = format!("4{MORE_LOST}");
+        for of_moment in [
+            format!("3{AWAY}"),
+            quiet,
+            format!("2{MORE_SILENT}"),
+            counted,
+        ] {
             assert_eq!(found(&[], &[&of_moment]), (vec![], vec![of_moment.clone()]));
         }
         let other = missing(2, 2);

@@ -7,7 +7,7 @@ use crate::{checkpoint::Checkpoint, query::time::rfc3339};
 
 /// Version of the document: another one where a report of the same log has other sections,
 /// columns or texts.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 5;
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! The parts that reports and packs are put together from, and the reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     evidence::{Evidence, ROWS_MAX},
@@ -21,10 +21,15 @@ pub(super) mod integrity;
 pub(super) mod posture;
 pub(super) mod timeline;
 
+#[cfg(test)]
+mod seeded;
+
 /// Points of a chart, at most.
 const STEPS: i64 = 60;
 /// Bars of a chart, at most.
 const BARS: usize = 10;
+/// Values that are named in a cell.
+const NAMED_MAX: usize = 3;
 
 type Sections = Result<Vec<Section>, StoreError>;
 
@@ -108,6 +113,7 @@ pub(super) fn changes(e: &Evidence<'_>) -> Sections {
         &[
             |e| changes::policies(e, ROWS_MAX),
             |e| changes::revisions(e, ROWS_MAX),
+            |e| changes::rollouts(e, ROWS_MAX),
             |e| changes::rejudgements(e, ROWS_MAX),
         ],
     )
@@ -321,6 +327,17 @@ fn cell(row: &Row, name: &str) -> String {
         (_, Some(RowValue::Text(text))) => text.clone(),
         (_, Some(RowValue::Texts(texts))) => texts.join(", "),
         (_, Some(RowValue::Json(json))) => json.to_string(),
+    }
+}
+
+/// The first of some values in words, and how many more there are.
+fn named(values: Option<&BTreeSet<String>>) -> String {
+    let count = values.map_or(0, BTreeSet::len);
+    let first = values.into_iter().flatten().take(NAMED_MAX);
+    let first = first.map(String::as_str).collect::<Vec<_>>().join(", ");
+    match count.saturating_sub(NAMED_MAX) {
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 

@@ -7,9 +7,9 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::Path,
     sync::Arc,
 };
@@ -40,19 +40,10 @@ pub(super) fn keep(path: &Path, file: &File, end: u64) -> io::Result<Option<Arc<
         aside.push(".replaced");
         fs::rename(path, aside)?;
     }
-    files::replace(path, &contents, files::Sync::Yes)?;
+    let anew = files::replace_open(path, &contents, files::Sync::Yes)?;
     // Its directory may be new as well.
     if let Some(above) = path.parent().and_then(Path::parent) {
         files::sync_dir(above)?;
     }
-    open(path).map(|file| Some(Arc::new(file)))
-}
-
-/// Opens a spool file to be written and read.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .mode(files::FILE_MODE)
-        .open(path)
+    Ok(Some(Arc::new(anew)))
 }

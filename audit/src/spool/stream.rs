@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, mpsc};
 
 use palisade_mesh::{
+    personal::Mask,
     sink::{Durable, RecordStream, SinkError},
     wire::record::Record,
 };
@@ -54,13 +55,13 @@ impl SpoolStream {
 }
 
 impl RecordStream for SpoolStream {
-    fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+    fn append_masked(&mut self, record: &Record, mask: &Mask) -> Result<(), SinkError> {
         if self.shared.is_closed() || self.shared.is_dead() {
             return Err(SinkError::Closed);
         }
         let mode = record.mode();
         let taken = match self.shared.has_room(self.buffer.len() as u64, mode) {
-            true => self.buffer.append(record),
+            true => self.buffer.append_masked(record, mask),
             false => Err(SinkError::Full),
         };
         if taken.is_err() {
@@ -123,7 +124,7 @@ impl Drop for SpoolStream {
 pub(super) struct ClosedStream;
 
 impl RecordStream for ClosedStream {
-    fn append(&mut self, _: &Record) -> Result<(), SinkError> {
+    fn append_masked(&mut self, _: &Record, _: &Mask) -> Result<(), SinkError> {
         Err(SinkError::Closed)
     }
 

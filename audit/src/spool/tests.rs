@@ -329,6 +329,28 @@ fn files_of_another_reporter_are_left_alone() {
     assert_eq!(spool_files(&dir).len(), 1);
 }
 
+/// How far a file went is kept before the next one is begun: a kill in between leaves no file
+/// that could be lost unnoticed.
+#[tokio::test]
+async fn how_far_a_file_went_is_kept_before_the_next_is_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SpoolOptions {
+        file_bytes: 1,
+        ..SpoolOptions::default()
+    };
+    let spool = open_with(&dir, options);
+    let mut stream = spool.open(2);
+    append(&mut stream, 1..=5).await;
+    // The next file cannot be made.
+    let next = file::path(dir.path(), spool.boot(), spool_files(&dir).len() as u64);
+    fs::create_dir_all(next.join("in the way")).unwrap();
+    stream.append(&decision(6)).unwrap();
+    assert!(soon(stream.durable()).await.is_err());
+    let reached = fs::read_to_string(dir.path().join("reached")).unwrap();
+    let last = format!("{} 2 5\n", spool.boot());
+    assert!(reached.contains(&last), "{reached}");
+}
+
 /// A process that was killed left records here, and somebody took its files away before the
 /// log had any of it: the next start says how far they were, until the log has heard it.
 #[tokio::test]
@@ -437,10 +459,11 @@ async fn what_the_log_has_is_not_missed_by_another() {
     let log = open_log(&log_dir);
     let server = server(&log).await;
     let task = uplink(&spool, &server);
-    until(|| reached() == format!("{REPORTER}\n")).await;
+    let nothing = format!("{REPORTER}\n{} {OWN_WORKER} 0\n", spool.boot());
+    until(|| reached() == nothing).await;
     append(&mut stream, 6..=6).await;
     soon(spool.delivered()).await;
-    until(|| reached() == format!("{REPORTER}\n")).await;
+    until(|| reached() == nothing).await;
     task.abort();
 }
 
@@ -538,4 +561,72 @@ async fn heads_of_many_streams_are_several_records() {
     let report = crate::verify::verify(log_dir.path(), crate::verify::VerifyOptions::default());
     assert_eq!(report.findings, []);
     assert!(report.complete());
+}
+
+/// What policy masks is in no file of a reporter, though a rule of the process seals it; the
+/// next record has its own mask, and the one without any is as it was.
+#[tokio::test]
+async fn what_policy_masks_is_in_no_file_of_the_spool() {
+    use palisade_mesh::personal::Mask;
+
+    use crate::privacy::{Handling, Personal, Rules};
+
+    let header = || Personal::Header("x-user".into());
+    let dir = tempfile::tempdir().unwrap();
+    let rules = Rules::new([
+        (header(), Handling::Sealed),
+        (Personal::SourceIp, Handling::Masked),
+    ]);
+    let options = SpoolOptions {
+        rules: Arc::new(rules),
+        ..SpoolOptions::default()
+    };
+    let spool = open_with(&dir, options);
+    let mut stream = spool.open(0);
+    let record = |n: u64, path: &str, user: &str| {
+        let mut record = decision(n);
+        let Some(Body::Decision(body)) = &mut record.body else {
+            panic!("{record:?}");
+        };
+        let context =
+            format!("{{\"http\":{{\"headers\":{{\"x-user\":\"{user}\"}},\"path\":\"{path}\"}}}}");
+        (body.path, body.context_json) = (path.to_owned(), context);
+        record
+    };
+    let masks = [
+        Mask::of([Personal::Path, header()]),
+        Mask::of([header()]),
+        Mask::NONE,
+    ];
+    for (n, mask) in (1..).zip(masks) {
+        let record = record(n, &format!("/path-{n}"), &format!("user-{n}"));
+        stream.append_masked(&record, &mask).unwrap();
+    }
+    soon(stream.durable()).await.unwrap();
+    let bytes: Vec<u8> = spool_files(&dir)
+        .iter()
+        .flat_map(|file| fs::read(file).unwrap())
+        .collect();
+    let has = |what: &str| bytes.windows(what.len()).any(|w| w == what.as_bytes());
+    let kept = [
+        "/path-1", "user-1", "/path-2", "user-2", "/path-3", "user-3",
+    ]
+    .map(has);
+    // The last one is beside its record, on its way to the log, which seals it.
+    assert_eq!(kept, [false, false, true, false, true, true]);
+    drop(stream);
+
+    let (_dir, log) = deliver(&spool).await;
+    let covers = |record: &Record| {
+        let covers = record.covers.iter();
+        let named = covers.map(|c| format!("{} {}", c.field, c.handling().as_str_name()));
+        named.collect::<Vec<_>>()
+    };
+    let kept = received(&log).into_iter().map(|(_, record)| record);
+    let kept = kept.filter(|record| matches!(record.body, Some(Body::Decision(_))));
+    let kept: Vec<_> = kept.map(|record| covers(&record)).collect();
+    let masked = "header:x-user HANDLING_MASKED".to_owned();
+    assert_eq!(kept[0], ["path HANDLING_MASKED".to_owned(), masked.clone()]);
+    assert_eq!(kept[1], [masked]);
+    assert_eq!(kept[2].len(), 1, "{kept:?}");
 }

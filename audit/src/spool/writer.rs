@@ -420,6 +420,9 @@ impl Writer {
 
     /// Begins a file; its name is durable when it returns, and how far those before it are.
     fn begin(&mut self) -> io::Result<Open> {
+        // Before there is another file: if the one before is lost, and nothing came into this
+        // one, nothing else tells how far that went.
+        self.shared.remember(files::Sync::Yes);
         let Shared {
             dir,
             reporter,
@@ -429,16 +432,15 @@ impl Writer {
         let path = file::path(dir, *boot, self.next_number);
         let marker = self.shared.markers.of(*boot, self.next_number);
         let header = file::header(reporter, *boot, &marker);
-        files::replace(&path, &header, files::Sync::Yes)?;
+        // Not opened by its name: that may be gone again, which the next commit mends.
+        let file = Arc::new(files::replace_open(&path, &header, files::Sync::Yes)?);
         files::sync_dir(dir)?;
         self.next_number += 1;
-        let file = Arc::new(names::open(&path)?);
         let end = header.len() as u64;
         self.shared.bytes.fetch_add(end, Ordering::Relaxed);
         let mut queue = self.shared.queue();
         let id = queue.push(path.clone(), Some(file.clone()), *boot, end, Some(marker));
         drop(queue);
-        self.shared.remember(files::Sync::Yes);
         Ok(Open {
             file,
             path,

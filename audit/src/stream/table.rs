@@ -237,12 +237,23 @@ impl Streams {
         checks: &mut Checks,
     ) -> Vec<(Arc<StreamKey>, Range)> {
         let own = at.stream;
-        self.certified.remember(statement, own);
+        let certifies = self.certified.is_new(statement, own);
         let ahead = |(key, last): (StreamKey, u64)| self.is_ahead(&key, last);
-        if !statement.promised(own).any(ahead) || !checks.take(&own.reporter) {
+        let tells = statement.promised(own).any(ahead);
+        if !(certifies || tells) {
+            return Vec::new();
+        }
+        if !checks.take(&own.reporter) {
+            if certifies {
+                self.certified.claim(statement, own);
+            }
             return Vec::new();
         }
         if !matches!(self.certified.check(statement, at), Signature::Holds(_)) {
+            return Vec::new();
+        }
+        self.certified.remember(statement, own);
+        if !tells {
             return Vec::new();
         }
         let promised = statement.promised(own).filter_map(|(key, last)| {

@@ -271,3 +271,90 @@ fn unknown<'m>(
     }
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{FindingKind, stored::about},
+        *,
+    };
+    use crate::testing::{REPORTER, Speaker, TestSigner};
+
+    /// The next heads of a start.
+    fn said(speaker: &mut Speaker) -> Said {
+        let statement = speaker.statement();
+        Said {
+            sequence: statement.heads.sequence,
+            statement,
+            stream: speaker.stream(Speaker::OWN),
+            leaf: 0,
+            finding: about(FindingKind::Heads, "", ""),
+            after: 0,
+        }
+    }
+
+    fn holds(judged: &[(Said, Signature)]) -> bool {
+        matches!(judged, [(_, Signature::Holds(_))])
+    }
+
+    /// On both sides of the limit: heads of a certificate before the last ones count when they
+    /// come late, and wait where it is forgotten.
+    #[test]
+    fn so_many_certificates_of_a_start_are_known() {
+        let (mut signers, mut web) = (Signers::default(), Speaker::new(1));
+        assert!(holds(&signers.judge(said(&mut web))));
+        let [early, late] = [(); 2].map(|()| said(&mut web));
+        for serial in 2..=KNOWN_MAX as u64 {
+            web.signer = TestSigner::new(REPORTER, serial);
+            assert!(holds(&signers.judge(said(&mut web))));
+        }
+        assert!(holds(&signers.judge(early)));
+        web.signer = TestSigner::new(REPORTER, KNOWN_MAX as u64 + 1);
+        assert!(holds(&signers.judge(said(&mut web))));
+        assert!(signers.judge(late).is_empty());
+        let boot = signers.boots.values().next().unwrap();
+        assert_eq!(
+            (boot.certificates.len(), boot.waiting.len()),
+            (KNOWN_MAX, 1)
+        );
+    }
+
+    /// On both sides of the limit: the start that was heard longest ago is forgotten, which is
+    /// not its fault, and known again when it sends its certificate again.
+    #[test]
+    fn the_certificates_of_so_many_starts_are_known() {
+        let (mut signers, mut web) = (Signers::default(), Speaker::new(1));
+        let (mut old, mut newer) = (Speaker::new(2), Speaker::new(3));
+        for speaker in [&mut old, &mut web] {
+            assert!(holds(&signers.judge(said(speaker))));
+        }
+        for boot in 4..=CERTIFIED_MAX as u64 {
+            signers.heard += 1;
+            let other = Boot {
+                certificates: VecDeque::from([Vec::new()]),
+                heard: signers.heard,
+                ..Boot::default()
+            };
+            let key = (web.stream(0).reporter, Ulid::from_parts(boot, 0));
+            signers.boots.insert(key, other);
+            signers.certified += 1;
+        }
+        // One less than may be: nobody is forgotten.
+        assert_eq!(signers.certified, CERTIFIED_MAX - 1);
+        assert!(holds(&signers.judge(said(&mut web))));
+        assert_eq!(signers.certified, CERTIFIED_MAX - 1);
+        // As many as may be: the next to be heard finds room made.
+        assert!(holds(&signers.judge(said(&mut newer))));
+        assert_eq!(signers.certified, CERTIFIED_MAX);
+        assert!(holds(&signers.judge(said(&mut web))));
+        assert!(signers.certified <= CERTIFIED_MAX - FORGOTTEN);
+        assert!(signers.judge(said(&mut old)).is_empty());
+        let boot = (old.stream(0).reporter, old.boot);
+        assert!(signers.boots[&boot].forgotten);
+        old.forget();
+        let judged = signers.judge(said(&mut old));
+        assert_eq!(judged.len(), 2, "with those that waited");
+        let found = signers.unknown(|_| &[]);
+        assert!(found.is_empty(), "{found:?}");
+    }
+}

@@ -15,6 +15,8 @@ use super::{
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
     heads::{Order, Signature, Signer, Statement, Stretch},
+    log::stored::OWN_WORKER,
+    merkle::Hash,
     segment,
     stream::{Position, SEQUENCE_MAX, STREAMS_PER_REPORTER_MAX, Seen, StreamKey},
 };
@@ -108,11 +110,12 @@ impl Streams {
             .is_some_and(|stream| stream.position.next == envelope.sequence)
     }
 
-    /// Notes a record; false when it was there before. Gives words about the records with which
-    /// it is not what was signed.
+    /// Notes a record, whose SHA-256 is `hash`; false when it was there before. Gives words about
+    /// the records with which it is not what was signed.
     pub(super) fn observe(
         &mut self,
         envelope: &EnvelopeRef<'_>,
+        hash: Hash,
         closes: bool,
     ) -> (bool, Option<String>) {
         let id = self.enter(envelope.stream);
@@ -128,7 +131,7 @@ impl Streams {
         if stream.position.observe(sequence) == Seen::Duplicate {
             return (false, None);
         }
-        let wrong = self.order.take(id, sequence, envelope.record);
+        let wrong = self.order.take_hashed(id, sequence, hash);
         let wrong = wrong.and_then(|stretch| Some(contradicted(stream.key.as_ref()?, &stretch)));
         (true, wrong)
     }
@@ -328,12 +331,12 @@ impl Streams {
     /// Every stream; where some records were `unread`, a number that is not here may be among
     /// those.
     pub(super) fn report(self, unread: bool) -> Vec<StreamReport> {
-        let mut newest: BTreeMap<String, Ulid> = BTreeMap::new();
-        for stream in &self.list {
-            if let Some(key) = &stream.key {
-                let newest = newest.entry(key.reporter.to_string()).or_insert(key.boot);
-                *newest = (*newest).max(key.boot);
-            }
+        // The log's own stream has a start of its own, and the audit service others beside it.
+        let whose = |key: &StreamKey| (key.reporter.to_string(), key.worker == OWN_WORKER);
+        let mut newest: BTreeMap<(String, bool), Ulid> = BTreeMap::new();
+        for key in self.list.iter().filter_map(|stream| stream.key.as_ref()) {
+            let newest = newest.entry(whose(key)).or_insert(key.boot);
+            *newest = (*newest).max(key.boot);
         }
         let (signers, named) = (self.signers, self.named);
         // A start that signs heads is over when another one names it: replicas have one name.
@@ -341,7 +344,7 @@ impl Streams {
         let is_over = |key: &StreamKey| {
             let reporter = key.reporter.as_str();
             let signs = signers.signs(&key.reporter, key.boot);
-            let later = newest.get(reporter).is_some_and(|n| *n > key.boot);
+            let later = newest.get(&whose(key)).is_some_and(|n| *n > key.boot);
             named.contains_key(&(reporter.to_owned(), key.boot)) || (!signs && later)
         };
         let mut list = self.list;

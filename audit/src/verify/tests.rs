@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_mesh::{clock::Clock, diagnostic::Severity};
+use palisade_mesh::{clock::Clock, diagnostic::Severity, spiffe_id::SpiffeId};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -15,7 +15,7 @@ use ulid::Ulid;
 
 use super::*;
 use crate::{
-    log::{Log, LogOptions, Pending},
+    log::{Log, LogOptions, Pending, stored::OWN_WORKER},
     segment,
     stream::StreamKey,
     testing::{encoded, open_log, options, reporter},
@@ -482,6 +482,31 @@ fn a_live_log_is_verified_up_to_its_latest_checkpoint() {
     );
 }
 
+/// The audit service has a stream of its own beside the log's: neither ends the other. The log's
+/// own is over once the log was opened again.
+#[test]
+fn the_stream_of_the_log_is_ended_by_a_later_one_of_the_log_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(&dir);
+    let own = |report: &VerifyReport| -> Vec<bool> {
+        let of_log = report.streams.iter().filter(|s| s.worker == OWN_WORKER);
+        of_log.map(|s| s.superseded).collect()
+    };
+    drop(log);
+    let report = check(&dir);
+    let mut streams = report.streams.iter();
+    let of_log = streams.find(|s| s.worker == OWN_WORKER).unwrap();
+    let later = Arc::new(StreamKey {
+        reporter: SpiffeId::parse(&of_log.reporter).unwrap(),
+        boot: Ulid::from_parts((1 << 48) - 1, 1),
+        worker: 7,
+    });
+    let log = open_log(&dir);
+    append(&log, &later, 1..=1);
+    drop(log);
+    assert_eq!(own(&check(&dir)), [true, false]);
+}
+
 #[test]
 fn streams_with_gaps_and_boots_that_never_ended_are_told() {
     let dir = tempfile::tempdir().unwrap();
@@ -510,6 +535,7 @@ fn streams_with_gaps_and_boots_that_never_ended_are_told() {
 }
 
 mod heads;
+mod rewritten;
 
 /// On both sides of the limit: a warning makes room for an error, and all errors are counted.
 #[test]

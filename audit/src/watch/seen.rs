@@ -10,12 +10,13 @@ use ulid::Ulid;
 
 use super::{
     FAULTS_MAX, Fault, SILENT_AFTER, SILENT_FOR, Silent, UNKNOWN_AFTER, Unread,
+    held::{Held, Said},
     signatory::Signatory,
     vouched::{Standing, Vouched},
 };
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
-    heads::{Order, Place, Roots, Signature, Statement},
+    heads::{Order, Place, Roots, Signature, Signer, Statement},
     log::LogError,
     merkle::Hash,
     stream::StreamKey,
@@ -50,9 +51,10 @@ pub(super) struct Seen {
     followed: FxHashMap<String, usize>,
     /// What was signed of them.
     order: Order,
-    /// Heads of streams that are not followed, and such as nothing was believed of when they
-    /// came: their certificate may be recorded yet.
+    /// Heads of streams that are not followed, and such as could not wait for their certificate.
     unfollowed: u64,
+    /// Heads of which nothing is believed yet.
+    held: Held,
     /// When idle streams were looked for.
     swept: Duration,
     vouched: Vouched,
@@ -120,6 +122,7 @@ impl Seen {
             followed: FxHashMap::default(),
             order: Order::new(HELD_MAX),
             unfollowed: 0,
+            held: Held::default(),
             swept: Duration::ZERO,
             vouched: Vouched::new(origin),
             faults: Vec::new(),
@@ -208,10 +211,12 @@ impl Seen {
         };
         if let Some(issued) = self.vouched.take(envelope, &peek) {
             self.faults.retain(|(of, _)| *of != Some(issued));
+            let waited = self.held.take(&issued);
+            self.release(waited, now, roots);
         }
         self.record(envelope, now.0);
         if let Some(statement) = Statement::read(&peek) {
-            self.heads(envelope, &statement, now, roots);
+            self.heads(envelope, statement, now, roots);
         }
     }
 
@@ -257,7 +262,7 @@ impl Seen {
     fn heads(
         &mut self,
         envelope: &EnvelopeRef<'_>,
-        statement: &Statement,
+        statement: Statement,
         now: (Duration, i64),
         roots: Option<&dyn Roots>,
     ) {
@@ -270,7 +275,7 @@ impl Seen {
             let more = "it has more starts at a time than are watched";
             return self.fault(format!("heads of {stream}: {more}"), at_us);
         }
-        let boot = self.boots.entry(key.clone()).or_insert_with(|| {
+        let boot = self.boots.entry(key).or_insert_with(|| {
             let mut boot = Boot {
                 since: now.0,
                 ..Boot::default()
@@ -278,51 +283,144 @@ impl Seen {
             boot.hear(at_us, now);
             boot
         });
-        let at = Place {
-            stream: &stream,
+        let mut said = Said {
+            statement,
+            stream,
             sequence: envelope.sequence,
+            at_us,
+            counts: true,
         };
-        let followed = self.streams.get_mut(envelope.stream);
-        let whole = followed.as_ref().is_some_and(|followed| followed.whole);
-        let signer = match boot.signatory.judge(statement, at, whole, &self.vouched) {
+        let at = Place {
+            stream: &said.stream,
+            sequence: said.sequence,
+        };
+        let followed = self.streams.get(envelope.stream);
+        let whole = followed.is_some_and(|followed| followed.whole);
+        let signatory = &mut boot.signatory;
+        let signer = match signatory.judge(&said.statement, at, whole, &self.vouched) {
             Signature::Holds(signer) => signer,
             Signature::Unknown => {
                 // Where we began in the middle of a start, nothing was to be compared yet.
-                if boot.signatory.is_known() {
-                    self.unfollowed += stretches(statement);
-                }
-                return;
+                said.counts = signatory.is_known();
+                return self.hold(said);
             }
-            Signature::Wrong(why) => return self.fault(format!("heads of {stream}: {why}"), at_us),
+            Signature::Wrong(why) => return self.wrong(&said, why),
+        };
+        if self.signed(said, &signer, now, roots)
+            && let Some(followed) = self.streams.get_mut(envelope.stream)
+        {
+            followed.whole = true;
+        }
+    }
+
+    /// Takes in heads whose signature holds if the mesh stands for who has signed, which it
+    /// gives; otherwise they wait. A certificate that becomes the start's with them lets go of
+    /// those that waited for it, and those alone: whatever else names it waits for more.
+    fn signed(
+        &mut self,
+        mut said: Said,
+        signer: &Signer,
+        now: (Duration, i64),
+        roots: Option<&dyn Roots>,
+    ) -> bool {
+        let key = (said.stream.reporter.as_str().to_owned(), said.stream.boot);
+        let certificate = &signer.certificate;
+        let signs = |boot: &Boot| boot.signatory.signs_with(certificate, roots);
+        let before = self.boots.get(&key).is_some_and(signs);
+        if !self.stands(&mut said, signer, now, roots) {
+            self.hold(said);
+            return false;
+        }
+        if !before {
+            let waited = self.held.take_of(certificate, &said.stream);
+            self.release(waited, now, roots);
+        }
+        self.believe(&said, now);
+        true
+    }
+
+    /// Whether the mesh stands for who has signed; that it does not is told.
+    fn stands(
+        &mut self,
+        said: &mut Said,
+        signer: &Signer,
+        now: (Duration, i64),
+        roots: Option<&dyn Roots>,
+    ) -> bool {
+        let key = (said.stream.reporter.as_str().to_owned(), said.stream.boot);
+        let Some(boot) = self.boots.get_mut(&key) else {
+            return false;
         };
         let trust = (roots, now.1 / 1_000_000);
         let vouched = &mut self.vouched;
-        match boot.signatory.stands(&signer, statement, trust, vouched) {
-            Standing::Good => {}
-            Standing::Open => {
-                self.unfollowed += stretches(statement);
-                return;
-            }
+        let signatory = &mut boot.signatory;
+        match signatory.stands(signer, &said.statement, trust, vouched) {
+            Standing::Good => return true,
+            Standing::Open => {}
             Standing::Refused(why) => {
-                self.unfollowed += stretches(statement);
                 let what = "its certificate is not of the mesh's roots";
-                let what = format!("heads of {stream}: {what}: {why}");
-                return self.fault_of(Some(signer.certificate), what, at_us);
+                let what = format!("heads of {}: {what}: {why}", said.stream);
+                self.fault_of(Some(signer.certificate), what, said.at_us);
             }
         }
-        if let Some(followed) = followed {
-            followed.whole = true;
+        said.counts = true;
+        false
+    }
+
+    /// Keeps heads until their certificate is known, if there is room.
+    fn hold(&mut self, said: Said) {
+        self.unfollowed += self.held.keep(said);
+    }
+
+    /// Looks again at heads that waited for a certificate, of which something has come.
+    fn release(&mut self, waited: Vec<Said>, now: (Duration, i64), roots: Option<&dyn Roots>) {
+        for said in waited {
+            let key = (said.stream.reporter.as_str().to_owned(), said.stream.boot);
+            let Some(boot) = self.boots.get(&key) else {
+                self.unfollowed += said.stretches();
+                continue;
+            };
+            let at = Place {
+                stream: &said.stream,
+                sequence: said.sequence,
+            };
+            match boot.signatory.check(&said.statement, at, &self.vouched) {
+                Signature::Holds(signer) => {
+                    self.signed(said, &signer, now, roots);
+                }
+                Signature::Unknown => self.hold(said),
+                Signature::Wrong(why) => self.wrong(&said, why),
+            }
         }
-        boot.hear(at_us, now);
+    }
+
+    fn wrong(&mut self, said: &Said, why: &str) {
+        self.fault(format!("heads of {}: {why}", said.stream), said.at_us);
+    }
+
+    /// Takes in what a reporter has signed.
+    fn believe(&mut self, said: &Said, now: (Duration, i64)) {
+        let Said {
+            statement, stream, ..
+        } = said;
+        let reporter = stream.reporter.as_str();
+        let key = (reporter.to_owned(), stream.boot);
+        let Some(boot) = self.boots.get_mut(&key) else {
+            return;
+        };
+        // What waited for its certificate makes nobody older than what came since.
+        if said.at_us >= boot.heard_us {
+            boot.hear(said.at_us, now);
+        }
         // Named for longer, one that is heard is not over.
         if now.0.saturating_sub(boot.since) <= SILENT_FOR {
-            for before in statement.earlier(&stream) {
-                self.end(&key.0, before);
+            for before in statement.earlier(stream) {
+                self.end(reporter, before);
             }
         }
-        self.compare(&stream, statement, at_us, now.0);
+        self.compare(stream, statement, said.at_us, now.0);
         if statement.heads.last {
-            self.end(&key.0, key.1);
+            self.end(reporter, stream.boot);
         }
     }
 
@@ -383,6 +481,7 @@ impl Seen {
     /// Forgets a start of a reporter.
     fn end(&mut self, reporter: &str, boot: Ulid) {
         if self.boots.remove(&(reporter.to_owned(), boot)).is_some() {
+            self.unfollowed += self.held.end(reporter, boot);
             self.follow_only(|key, _| key.boot != boot || key.reporter.as_str() != reporter);
         }
     }
@@ -425,11 +524,4 @@ impl Seen {
             false => self.faults_more += 1,
         }
     }
-}
-
-/// Of how many stretches heads say something.
-fn stretches(statement: &Statement) -> u64 {
-    let streams = statement.heads.streams.iter();
-    let new = streams.filter(|head| head.first_sequence <= head.last_sequence);
-    new.count() as u64
 }

@@ -37,11 +37,7 @@ impl Signatory {
         whole: bool,
         vouched: &Vouched,
     ) -> Signature {
-        let found = statement.check(at, |digest| {
-            let own = self.chain.first().map(Vec::as_slice);
-            own.filter(|leaf| sha256(leaf).as_slice() == digest)
-                .or_else(|| vouched.leaf(digest))
-        });
+        let found = self.check(statement, at, vouched);
         match found {
             Signature::Holds(_) => (self.unknown, self.excused) = (0, false),
             Signature::Unknown => {
@@ -56,6 +52,30 @@ impl Signatory {
         found
     }
 
+    /// Who has signed heads of it that came in the record `at`, by what is known.
+    pub(super) fn check(
+        &self,
+        statement: &Statement,
+        at: Place<'_>,
+        vouched: &Vouched,
+    ) -> Signature {
+        statement.check(at, |digest| {
+            let own = self.chain.first().map(Vec::as_slice);
+            own.filter(|leaf| sha256(leaf).as_slice() == digest)
+                .or_else(|| vouched.leaf(digest))
+        })
+    }
+
+    /// Whether it signs with this certificate already, as far as `roots` were asked.
+    pub(super) fn signs_with(&self, certificate: &Hash, roots: Option<&dyn Roots>) -> bool {
+        self.vouched == Some(*certificate) || roots.is_none() && self.is_own(certificate)
+    }
+
+    fn is_own(&self, certificate: &Hash) -> bool {
+        let own = self.chain.first();
+        own.is_some_and(|leaf| sha256(leaf) == *certificate)
+    }
+
     /// Asks whether the mesh stands for the certificate of heads whose signature holds; one for
     /// which it does is the start's from then on.
     pub(super) fn stands(
@@ -68,13 +88,9 @@ impl Signatory {
         if self.vouched == Some(signer.certificate) {
             return Standing::Good;
         }
-        let is_own = || {
-            let own = self.chain.first();
-            own.is_some_and(|leaf| sha256(leaf) == signer.certificate)
-        };
         let mut chain = match statement.certificates() {
             // What came before this start of ours was not held against anything.
-            [] if is_own() => self.chain.clone(),
+            [] if self.is_own(&signer.certificate) => self.chain.clone(),
             sent => sent.to_vec(),
         };
         let standing = vouched.stands(signer, &chain, roots, now_s);

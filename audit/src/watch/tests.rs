@@ -9,10 +9,13 @@ use prost::Message as _;
 use ulid::Ulid;
 
 use super::{
+    held::HELD_BYTES_EACH_MAX,
     seen::{BOOTS_PER_REPORTER_MAX, TRIES},
     *,
 };
 use crate::{
+    envelope::RecordPeek,
+    heads::Statement,
     log::{LogOptions, Pending},
     stream::StreamKey,
     testing::{REPORTER, Speaker, TestSigner, append, decision, options, unsign},
@@ -155,6 +158,8 @@ async fn certificates_of_before_a_start_are_held_against_the_roots_too() {
     }
 }
 
+const AUTHORITY: &str = "spiffe://acme.test/palisade/ca";
+
 /// The authority's word for a certificate.
 fn issued(number: u64, by: &str, signer: &TestSigner) -> Pending {
     let reporter = SpiffeId::parse(by).unwrap();
@@ -183,7 +188,6 @@ fn issued(number: u64, by: &str, signer: &TestSigner) -> Pending {
 /// of it alone clears that, and then it is believed.
 #[tokio::test]
 async fn a_late_record_of_a_certificate_clears_it_and_nothing_else_does() {
-    const AUTHORITY: &str = "spiffe://acme.test/palisade/ca";
     let bench = Bench::new();
     let watch = bench.watch();
     watch.trust(Arc::new(Nobody));
@@ -212,8 +216,161 @@ async fn a_late_record_of_a_certificate_clears_it_and_nothing_else_does() {
     bench.hear(&watch, vec![web.heads()]).await;
     let told = (faults(&watch), silent(&watch));
     assert_eq!(told, (vec![], vec![]));
-    // What was passed over meanwhile is left to a verification.
-    assert!(watch.uncompared() > 0);
+    // What was signed meanwhile is compared by now.
+    assert_eq!(watch.uncompared(), 0);
+}
+
+/// Two records of a start and what it signs of them; the first is altered on its way where it is
+/// said so.
+fn two_and_heads(web: &mut Speaker, altered: bool) -> Vec<Pending> {
+    let mut records = web.decides(0, 2);
+    if altered {
+        records[0].record = decision(9).encode_to_vec().into();
+    }
+    records.push(web.heads());
+    records
+}
+
+/// Heads of a certificate that nobody stands for wait until it is recorded that it was issued,
+/// and are compared then, each with its own records: no more than what was altered is named.
+#[tokio::test]
+async fn heads_are_compared_once_it_is_recorded_that_their_certificate_was_issued() {
+    for altered in [false, true] {
+        let bench = Bench::new();
+        let watch = bench.watch();
+        watch.trust(Arc::new(Nobody));
+        let mut web = Speaker::new(1);
+        for is_second in [false, true] {
+            let records = two_and_heads(&mut web, altered && is_second);
+            bench.hear(&watch, records).await;
+        }
+        assert_eq!(faults(&watch).len(), 1, "{:?}", faults(&watch));
+        assert!(faults(&watch)[0].contains("not of the mesh's roots"));
+        let records = vec![issued(1, AUTHORITY, &web.signer)];
+        bench.hear(&watch, records).await;
+        let told = faults(&watch);
+        match altered {
+            true => assert!(told.len() == 1 && told[0].contains("3..=4"), "{told:?}"),
+            false => assert_eq!(told, Vec::<String>::new()),
+        }
+        assert_eq!(watch.uncompared(), 0);
+    }
+}
+
+/// Heads that overtake those with their certificate wait for these, be there roots to hold it
+/// against or not.
+#[tokio::test]
+async fn heads_are_compared_once_their_certificate_has_come() {
+    for (altered, roots) in [(false, false), (true, false), (false, true), (true, true)] {
+        let bench = Bench::new();
+        let watch = bench.watch();
+        if roots {
+            watch.trust(Arc::new(Until(i64::MAX)));
+        }
+        let mut web = Speaker::new(1);
+        let certificate = web.heads();
+        let records = two_and_heads(&mut web, altered);
+        bench.hear(&watch, records).await;
+        assert_eq!(faults(&watch), Vec::<String>::new());
+        bench.hear(&watch, vec![certificate]).await;
+        let told = faults(&watch);
+        match altered {
+            true => assert!(told.len() == 1 && told[0].contains("1..=2"), "{told:?}"),
+            false => assert_eq!(told, Vec::<String>::new()),
+        }
+        assert_eq!(watch.uncompared(), 0);
+    }
+}
+
+/// Trusts who comes with an issuer, whoever that is.
+struct Chained;
+
+impl Roots for Chained {
+    fn hold(&self, chain: &[Vec<u8>], _: i64) -> Result<(), String> {
+        match chain.len() > 1 {
+            true => Ok(()),
+            false => Err("unknown issuer".into()),
+        }
+    }
+}
+
+/// What waits until it is recorded that its certificate was issued is not looked at before that,
+/// however often another start signs with the same one.
+#[tokio::test]
+async fn heads_that_wait_are_not_checked_with_those_of_another_start() {
+    let bench = Bench::new();
+    let watch = bench.watch();
+    watch.trust(Arc::new(Chained));
+    let (mut web, mut other) = (Speaker::new(1), Speaker::new(2));
+    let chained = |signed: &mut StreamHeads| signed.certificates.push(vec![1]);
+    bench
+        .hear(&watch, vec![web.heads_with(|_| {}, chained)])
+        .await;
+    assert_eq!(faults(&watch), Vec::<String>::new());
+    std::mem::swap(&mut web.signer, &mut other.signer);
+    for n in 0..5 {
+        let records = two_and_heads(&mut other, n == 3);
+        bench.hear(&watch, records).await;
+    }
+    let told = faults(&watch);
+    assert!(
+        told.len() == 1 && told[0].contains("not of the mesh's roots"),
+        "{told:?}"
+    );
+    std::mem::swap(&mut web.signer, &mut other.signer);
+    for _ in 0..3 {
+        let before = Statement::checked();
+        bench.hear(&watch, vec![web.heads()]).await;
+        assert_eq!(Statement::checked() - before, 1);
+    }
+    assert_eq!((faults(&watch).len(), watch.uncompared()), (1, 0));
+    let records = vec![issued(1, AUTHORITY, &web.signer)];
+    bench.hear(&watch, records).await;
+    let told = faults(&watch);
+    assert!(told.len() == 1 && told[0].contains("7..=8"), "{told:?}");
+    assert_eq!(watch.uncompared(), 0);
+}
+
+/// On both sides of the limit; who has many waiting leaves the others their room, and what waits
+/// when its start is over is counted.
+#[tokio::test]
+async fn so_many_heads_of_a_reporter_wait_for_their_certificate() {
+    const STREAMS: u32 = 2000;
+    let bench = Bench::new();
+    let watch = bench.watch();
+    watch.trust(Arc::new(Nobody));
+    let mut web = Speaker::new(1);
+    let many = |heads: &mut Heads| {
+        let of_worker = |worker| Head {
+            worker,
+            first_sequence: 1,
+            last_sequence: 1,
+            ..Head::default()
+        };
+        heads.streams = (0..STREAMS).map(of_worker).collect();
+    };
+    let (mut bytes, mut waiting) = (0, 0);
+    loop {
+        let heads = web.heads_with(many, |_| {});
+        let peek = RecordPeek::new(&heads.record).unwrap();
+        bytes += Statement::read(&peek).unwrap().len();
+        bench.hear(&watch, vec![heads]).await;
+        if bytes > HELD_BYTES_EACH_MAX {
+            break;
+        }
+        waiting += u64::from(STREAMS);
+        assert_eq!(watch.uncompared(), 0);
+    }
+    assert!(waiting > 0);
+    assert_eq!(watch.uncompared(), u64::from(STREAMS));
+    let mut api = Speaker::of("spiffe://acme.test/ns/shop/sa/api", 3);
+    bench.hear(&watch, vec![api.heads_with(many, |_| {})]).await;
+    assert_eq!(watch.uncompared(), u64::from(STREAMS));
+    let mut next = Speaker::new(2);
+    next.previous = Some(web.boot);
+    let records = vec![issued(1, AUTHORITY, &next.signer), next.heads()];
+    bench.hear(&watch, records).await;
+    assert_eq!(watch.uncompared(), u64::from(STREAMS) + waiting);
 }
 
 /// On both sides of the limit: who names many streams leaves the others theirs.

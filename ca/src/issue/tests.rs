@@ -255,6 +255,7 @@ fn order(ttl_s: u64) -> Order {
         spki: SvidKey::generate().unwrap().spki(),
         ttl: Duration::from_secs(ttl_s),
         selectors: vec![],
+        node: None,
     }
 }
 

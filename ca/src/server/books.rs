@@ -428,6 +428,7 @@ impl Books {
             spki: key.spki(),
             ttl: TTL_MIN,
             selectors: Vec::new(),
+            node: None,
         };
         press.sign(&order, self.now_s()).map_err(|e| failed(&e))?;
         Ok(press.signer)

@@ -213,6 +213,7 @@ impl EnrolmentService {
             spki: node.spki.clone(),
             ttl: self.ca.config.svid_ttl,
             selectors: vec![how.to_owned()],
+            node: Some(node.name.clone()),
         };
         let (press, leaf) = self
             .ca

@@ -315,7 +315,8 @@ impl Ca {
                 authority_keys: keys.as_ref().ok_or(Refusal::NoAuthority)?,
                 serves: &|r| runs_proxies && r.is_on(node.name.as_str()),
             };
-            return desk.check(request);
+            let node = Some(node.name.clone());
+            return desk.check(request).map(|order| Order { node, ..order });
         }
         if request.spki.len() > SPKI_LEN_MAX
             || request.proof.len() > PROOF_LEN_MAX
@@ -343,6 +344,7 @@ impl Ca {
             spki: request.spki.clone(),
             ttl: self.config.svid_ttl,
             selectors: request.selectors.clone(),
+            node: Some(node.name.clone()),
         };
         let keys = self.authority_keys.load();
         if keys
@@ -365,11 +367,8 @@ impl Ca {
         let record = Credential {
             verb: "refused".into(),
             spiffe_id: excerpt(&request.spiffe_id),
-            detail: format!(
-                "{}: {refusal}; asked by node {}",
-                refusal.reason(),
-                node.name
-            ),
+            detail: format!("{}: {refusal}", refusal.reason()),
+            node: node.name.to_string(),
             ..Credential::default()
         };
         if let Err(error) = self.recorder.note(Body::Credential(record)) {

@@ -27,6 +27,7 @@ use palisade_mesh::{
     catalogue::{Catalogue, DeclaredHeader, HeaderShape, Protocol, Service, ServiceId, Unmatched},
     decision::{Connection, Question, TlsFacts},
     operation::{Operation, OperationTable, Template},
+    personal::Mask,
     snapshot::Digest,
     spiffe_id::{SpiffeId, TrustDomain},
     svid::Peer,
@@ -138,6 +139,7 @@ pub fn catalogue(services: usize) -> Catalogue {
             template: Template::parse("/{*path}").unwrap(),
             action: None,
             audit: None,
+            mask: Mask::NONE,
         }];
         Service {
             id: ServiceId::new(&domain, &namespace, &format!("s{k}")),
@@ -149,6 +151,7 @@ pub fn catalogue(services: usize) -> Catalogue {
             operations: OperationTable::new(operations).unwrap(),
             unmatched: Unmatched::NotFound,
             audit: AuditMode::Spool,
+            mask: Mask::NONE,
             endpoints: Vec::new(),
             request_timeout: Duration::from_secs(15),
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     sync::Arc,
 };
 
@@ -9,6 +10,7 @@ use cedar_policy::{Entity, EntityUid};
 use palisade_mesh::{
     catalogue::{Catalogue, HeaderShape, Service},
     operation::Operation,
+    personal::Mask,
 };
 use serde::Serialize;
 use smol_str::SmolStr;
@@ -160,7 +162,7 @@ fn services(base: &Snapshot, head: &Snapshot, texts: &[Files; 2]) -> Vec<Item> {
         let change = change_of(before.is_some(), after.is_some());
         let (details, of_operations) = match (before, after) {
             (Some(a), Some(b)) => (of_service(a, b), operations(a, b)),
-            _ => (Vec::new(), Vec::new()),
+            (a, b) => (of_one_service(a, b), Vec::new()),
         };
         let of_itself = change != Change::Changed || !details.is_empty();
         let of_operations = of_operations
@@ -218,6 +220,12 @@ fn of_service(old: &Service, new: &Service) -> Vec<String> {
     if old.audit != new.audit {
         details.push(format!("audit {:?} → {:?}", old.audit, new.audit).to_lowercase());
     }
+    let of_all = masks(&old.mask, &new.mask);
+    // These leave out what any operation does.
+    let unmatched = masks(old.mask_of(None), new.mask_of(None));
+    let unmatched = unmatched.into_iter().filter(|m| !of_all.contains(m));
+    details.extend(unmatched.map(|m| format!("of requests that are no operation {m}")));
+    details.extend(of_all);
     if old.endpoints != new.endpoints {
         details.push("endpoints".to_owned());
     }
@@ -230,27 +238,68 @@ fn of_service(old: &Service, new: &Service) -> Vec<String> {
     details
 }
 
+/// What is masked of a service that is added or removed, by itself or by an operation of it.
+fn of_one_service(old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) -> Vec<String> {
+    let none = Mask::NONE;
+    let of =
+        |service: Option<&Arc<Service>>| service.map_or(none.clone(), |s| s.mask_of(None).clone());
+    masks(&of(old), &of(new))
+}
+
 fn operations(old: &Service, new: &Service) -> Vec<(String, Change, Vec<String>)> {
     let by_name = |service: &Service| -> BTreeMap<SmolStr, Operation> {
         let operations = service.operations.iter();
         operations.map(|o| (o.name.clone(), o.clone())).collect()
     };
-    let (old, new) = (by_name(old), by_name(new));
+    let of_service = masks(&old.mask, &new.mask);
+    let (service, next) = (old, new);
+    let (old, new) = (by_name(service), by_name(next));
     let names: BTreeSet<&SmolStr> = old.keys().chain(new.keys()).collect();
     let mut found = Vec::new();
     for name in names {
         let (before, after) = (old.get(name), new.get(name));
-        if before == after {
-            continue;
-        }
         let details = match (before, after) {
-            (Some(a), Some(b)) => [matched(a), matched(b)].join(" → "),
-            (a, b) => a.or(b).map(matched).unwrap_or_default(),
+            (Some(a), Some(b)) => {
+                let mut details = of_operation(a, b);
+                // What the service's mask brings to each of its operations is told of it.
+                let masks = masks(service.mask_of(Some(a)), next.mask_of(Some(b)));
+                details.extend(masks.into_iter().filter(|m| !of_service.contains(m)));
+                details
+            }
+            (Some(gone), None) => {
+                let masks = masks(service.mask_of(Some(gone)), &service.mask);
+                iter::once(matched(gone)).chain(masks).collect()
+            }
+            (None, Some(added)) => {
+                let masks = masks(&next.mask, next.mask_of(Some(added)));
+                iter::once(matched(added)).chain(masks).collect()
+            }
+            (None, None) => Vec::new(),
         };
-        let change = change_of(before.is_some(), after.is_some());
-        found.push((name.to_string(), change, vec![details]));
+        if !details.is_empty() {
+            let change = change_of(before.is_some(), after.is_some());
+            found.push((name.to_string(), change, details));
+        }
     }
     found
+}
+
+/// What is different about an operation that both have, but for what it masks.
+fn of_operation(old: &Operation, new: &Operation) -> Vec<String> {
+    let unmasked = |operation: &Operation| Operation {
+        mask: Mask::NONE,
+        ..operation.clone()
+    };
+    match unmasked(old) == unmasked(new) {
+        true => Vec::new(),
+        false => vec![[matched(old), matched(new)].join(" → ")],
+    }
+}
+
+/// `mask +path −query`, where records leave out something else.
+fn masks(old: &Mask, new: &Mask) -> Vec<String> {
+    let fields = |mask: &Mask| mask.fields().cloned().collect::<Vec<_>>();
+    lists("mask", &fields(old), &fields(new))
 }
 
 /// `GET,HEAD /orders (orders:list)`
@@ -343,6 +392,7 @@ fn settings(base: &Snapshot, head: &Snapshot, texts: &[Files; 2]) -> Vec<Item> {
             .collect()
     };
     let mut settings = lists("headers", &headers(base), &headers(head));
+    settings.extend(masks(base.catalogue().mask(), head.catalogue().mask()));
     let domain = |snapshot: &Snapshot| snapshot.catalogue().trust_domain().as_str().to_owned();
     if domain(base) != domain(head) {
         settings.insert(

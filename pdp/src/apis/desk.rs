@@ -546,8 +546,8 @@ impl Desk {
         });
         let judged = match (understood, force) {
             (Ok(inquiry), Some(force)) => case.watched(|| judge(inquiry, force, &list, now_us)),
-            (Ok(_), None) => Judged::misread(Misread::no_snapshot()),
-            (Err(misread), _) => Judged::misread(misread),
+            (Ok(_), None) => Judged::misread(Misread::no_snapshot(), None),
+            (Err(misread), _) => Judged::misread(misread, force.map(|f| f.catalogue())),
         };
         let id = self.0.ledger.next_id(now_us);
         let took = started.elapsed();

@@ -19,7 +19,7 @@ use palisade_mesh::{
 
 use crate::{
     author::{self, Ask, OwnedQuestion},
-    decide::Known,
+    decide::{Known, asked::GRPC_CALL},
 };
 
 /// A question, understood.
@@ -38,6 +38,9 @@ pub(super) struct Misread {
     /// What is known of it, for authorization and record.
     pub(super) subject: Option<SpiffeId>,
     pub(super) service: Option<Arc<Service>>,
+    /// The service that it could be about, where it is not known: its record leaves out what
+    /// records of that one do.
+    pub(super) meant: Option<Arc<Service>>,
     pub(super) method: String,
     pub(super) path: String,
 }
@@ -88,6 +91,7 @@ impl Misread {
             message: message.into(),
             subject: None,
             service: None,
+            meant: None,
             method: String::new(),
             path: String::new(),
         }
@@ -186,7 +190,8 @@ pub(super) fn request(
     stated: Stated,
 ) -> Result<Inquiry, Misread> {
     let service = service(catalogue, raw.host);
-    let (method, path) = (raw.method.to_owned(), raw.target.to_owned());
+    let method = said_method(catalogue, raw.method);
+    let path = raw.target.to_owned();
     let complete = raw.headers.complete;
     let (request, headers) = canonical(catalogue, raw).map_err(|misread| Misread {
         subject: Some(subject.clone()),
@@ -198,6 +203,8 @@ pub(super) fn request(
     let Some(service) = service else {
         return Err(Misread {
             subject: Some(subject),
+            // The `Host` field may be all that names it.
+            meant: catalogue.by_host(&request.host).cloned(),
             method,
             path: request.path.to_string(),
             ..Misread::new("host_unknown", 404, "no service of the mesh has this host")
@@ -224,6 +231,23 @@ pub(super) fn request(
 
 fn service(catalogue: &Catalogue, host: &str) -> Option<Arc<Service>> {
     catalogue.by_host(&canonical_host(host).ok()?).cloned()
+}
+
+/// What is recorded as the method of a question that was not understood: nothing, where it
+/// could be any text.
+fn said_method(catalogue: &Catalogue, text: &str) -> String {
+    let mut operations = catalogue
+        .services()
+        .iter()
+        .flat_map(|s| s.operations.iter());
+    let is_one = http::Method::from_bytes(text.as_bytes()).is_ok()
+        || text == GRPC_CALL
+        || operations.any(|operation| operation.action.as_deref() == Some(text));
+    if is_one {
+        text.to_owned()
+    } else {
+        String::new()
+    }
 }
 
 fn canonical(
@@ -309,8 +333,14 @@ pub(super) fn words(
         ..Ask::default()
     };
     let mut question = author::question(catalogue, &ask).map_err(|found| Misread {
-        method: words.verb.to_owned(),
-        path: words.target.to_owned(),
+        method: said_method(catalogue, words.verb),
+        path: words
+            .target
+            .split('?')
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+        meant: author::service_meant(catalogue, &ask),
         ..Misread::diagnosed(found).about(&subject)
     })?;
     let known = known_of(&question, words.verb, words.target);

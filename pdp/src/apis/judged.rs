@@ -4,9 +4,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use palisade_mesh::{
-    catalogue::{Service, Unmatched},
+    catalogue::{Catalogue, Service, Unmatched},
     decision::{Answer, Verdict},
     kill::{KillList, Subject},
+    personal::Mask,
     spiffe_id::SpiffeId,
     wire::record::{AuditMode, Verdict as WireVerdict},
 };
@@ -27,6 +28,8 @@ pub(super) struct Judged {
     pub(super) answer: Option<Answer>,
     pub(super) missing: Vec<String>,
     pub(super) mode: AuditMode,
+    /// What the record leaves out, by the revision that decided.
+    pub(super) mask: Mask,
     pub(super) subject: Option<SpiffeId>,
     pub(super) service: Option<Arc<Service>>,
     pub(super) source: Option<SocketAddr>,
@@ -111,6 +114,7 @@ impl Judged {
             answer: None,
             missing: Vec::new(),
             mode: question.service.audit_of(question.operation.as_ref()),
+            mask: (question.service.mask_of(question.operation.as_ref())).clone(),
             route: route.clone(),
             subject: Some(question.connection.peer.id),
             service: Some(question.service),
@@ -127,7 +131,11 @@ impl Judged {
         }
     }
 
-    pub(super) fn misread(misread: Misread) -> Self {
+    /// Of a question that was not understood under a revision with this catalogue.
+    pub(super) fn misread(misread: Misread, catalogue: Option<&Catalogue>) -> Self {
+        let about = misread.service.as_deref().or(misread.meant.as_deref());
+        // Without a revision nothing of the question was read.
+        let mask = catalogue.map_or(Mask::NONE, |c| c.mask_of(about).clone());
         let undecided = misread.status == 503;
         Self {
             verdict: match undecided {
@@ -143,6 +151,7 @@ impl Judged {
                 .service
                 .as_ref()
                 .map_or(AuditMode::Spool, |s| s.audit_of(None)),
+            mask,
             subject: misread.subject,
             service: misread.service,
             source: None,

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use palisade_mesh::{
     decision::{Answer, DecisionId, DecisionIds, SelfCheck},
     differences::differed,
+    personal::Mask,
     sink::{Durable, RecordStream, SinkError},
     snapshot::Versions,
     spiffe_id::SpiffeId,
@@ -72,7 +73,9 @@ impl Ledger {
     /// When the stream does not take it; the answer must then not be given, unless its
     /// mode is `best_effort`.
     pub(super) fn answer(&self, noted: &Noted<'_>) -> Result<(), SinkError> {
-        self.append(noted.id, noted.now_us, noted.judged.mode, decision(noted))
+        let judged = noted.judged;
+        let record = self.record(noted.id, noted.now_us, judged.mode, decision(noted));
+        self.append(&record, &judged.mask)
     }
 
     /// Records a search.
@@ -94,7 +97,8 @@ impl Ledger {
             searched: Some(cut(searched)),
             ..AuditRead::default()
         };
-        self.append(id, now_us, AuditMode::Spool, Body::AuditRead(read))
+        let record = self.record(id, now_us, AuditMode::Spool, Body::AuditRead(read));
+        self.append(&record, &Mask::NONE)
     }
 
     /// Records that engine and reference have differed under the revision with this number.
@@ -109,17 +113,12 @@ impl Ledger {
     ) -> Result<(), SinkError> {
         let admin = differed(&self.reporter, sequence, found);
         let id = self.next_id(now_us);
-        self.append(id, now_us, AuditMode::Spool, Body::Admin(admin))
+        let record = self.record(id, now_us, AuditMode::Spool, Body::Admin(admin));
+        self.append(&record, &Mask::NONE)
     }
 
-    fn append(
-        &self,
-        id: DecisionId,
-        time_us: i64,
-        mode: AuditMode,
-        body: Body,
-    ) -> Result<(), SinkError> {
-        let record = Record {
+    fn record(&self, id: DecisionId, time_us: i64, mode: AuditMode, body: Body) -> Record {
+        Record {
             id: id.to_bytes().to_vec(),
             time_us,
             reporter: self.reporter.clone(),
@@ -127,10 +126,13 @@ impl Ledger {
             demo: self.demo,
             body: Some(body),
             ..Record::default()
-        };
+        }
+    }
+
+    fn append(&self, record: &Record, mask: &Mask) -> Result<(), SinkError> {
         let mut stream = self.stream();
         stream.dirty = true;
-        stream.records.append(&record)
+        stream.records.append_masked(record, mask)
     }
 
     /// Hands on what was recorded since the last time.

@@ -333,7 +333,7 @@ impl<'s> Case<'s> {
             }
             Some(match understood {
                 Ok(inquiry) => judge(inquiry, tried, list, now_us),
-                Err(misread) => Judged::misread(misread),
+                Err(misread) => Judged::misread(misread, Some(tried.catalogue())),
             })
         };
         let Ok(other) = catch_unwind(AssertUnwindSafe(ask)) else {

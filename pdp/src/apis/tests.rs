@@ -27,7 +27,7 @@ use super::{
     Caller, Desk, DeskConfig, Limits, Underway, authzen,
     force::Force,
     inquiry::{self, Lines, Misread, Raw, Stated},
-    judged::judge,
+    judged::{Judged, judge},
     stage::Case,
 };
 use crate::{
@@ -39,6 +39,8 @@ use crate::{
     publish::rollout::{Evidence, Name, Phase, Plan, Rollout, Seen, Step, Target as Whose},
     testing::Records,
 };
+
+mod masks;
 
 const POLICIES: &str = "@id(\"read\") permit (principal, action in Action::\"http\", resource);";
 

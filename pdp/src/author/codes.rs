@@ -58,6 +58,10 @@ pub const HEADER: u16 = 1033;
 pub const ENDPOINT: u16 = 1034;
 /// Not a duration, or out of bounds.
 pub const DURATION: u16 = 1035;
+/// Not a field of a record that policy can mask.
+pub const MASK_FIELD: u16 = 1036;
+/// A mask names a field twice.
+pub const MASK_TWICE: u16 = 1037;
 /// A member, service or user that does not exist.
 pub const UNKNOWN_MEMBER: u16 = 1041;
 /// A group, user or label declared twice.

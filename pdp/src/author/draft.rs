@@ -31,7 +31,7 @@ use super::{
     yaml::Unknown,
 };
 use crate::{
-    bundle::{self, BASE, manifest},
+    bundle::{self, BASE, MASKS, manifest},
     compiled::{Compiled, Coverage, PolicyInfo},
 };
 
@@ -83,6 +83,14 @@ impl Draft {
         }
     }
 
+    /// What an engine must know of. A build that does not know masks would record what they
+    /// leave out.
+    fn features(&self) -> Vec<String> {
+        let masks = self.catalogue.has_masks().then_some(&MASKS);
+        let needed = BASE.iter().chain(masks);
+        needed.map(|f| (*f).to_owned()).collect()
+    }
+
     /// The bundle of a draft that was read from these files.
     pub(super) fn assemble(
         &self,
@@ -94,7 +102,7 @@ impl Draft {
             trust_domain: self.trust_domain.as_str().to_owned(),
             files: assemble::without_policies(files, &self.parts.read),
             git_revision,
-            features: BASE.iter().map(|f| (*f).to_owned()).collect(),
+            features: self.features(),
             groups: assemble::groups(&self.parts.read),
             contributions,
             old_proofs: Vec::new(),
@@ -193,7 +201,8 @@ pub(super) fn draft(
     }
     let domain = settings.trust_domain.clone();
     let all = declared.iter().map(|d| d.service.clone()).collect();
-    let catalogue = Catalogue::new(domain.clone(), all, settings.headers.clone());
+    let catalogue = Catalogue::new(domain.clone(), all, settings.headers.clone())
+        .masking(settings.mask.clone());
     let team = files.iter().find(|s| &*s.path == files::SCHEMA);
     let (schema, schema_digest) = schema::compile(&catalogue, team, found)?;
     for statements in [&policies, &invariants] {

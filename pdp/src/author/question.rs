@@ -142,6 +142,11 @@ pub fn question(catalogue: &Catalogue, ask: &Ask) -> Result<OwnedQuestion, Vec<D
     })
 }
 
+/// The service that a question is about which is not understood, where that can be told.
+pub fn service_meant(catalogue: &Catalogue, ask: &Ask) -> Option<Arc<Service>> {
+    target::service(catalogue, ask)
+}
+
 /// Who is called `name`: a service, an identity path or a SPIFFE ID.
 ///
 /// # Errors

@@ -26,6 +26,7 @@ mod cedar_tests;
 mod confusables;
 mod layout;
 mod lints;
+mod masks;
 mod slices;
 mod sources;
 mod test_tables;

@@ -12,13 +12,14 @@ use palisade_mesh::{
 use smol_str::SmolStr;
 
 use super::{
-    codes,
+    codes, mask,
     settings::{AUDIT, Settings, UNMATCHED, timeout},
     yaml::{Fields, Node, Reader, parse},
 };
 
 mod operations;
 
+use operations::Around;
 pub use operations::OPERATIONS_MAX;
 
 /// Longest name of a service, namespace, operation or action.
@@ -37,6 +38,7 @@ const KEYS: &[&str] = &[
     "operations",
     "unmatched",
     "audit",
+    "mask",
     "endpoints",
     "timeout",
 ];
@@ -98,7 +100,18 @@ pub(crate) fn read(
     let (identities, identity_at) =
         identities(fields, namespace, name, settings, named_at, &mut reader);
     let (hosts, host_at) = hosts(fields, name, named_at, &mut reader);
-    let (operations, operation_at) = operations::read(fields, &id, protocol, &hosts, &mut reader);
+    let mask = match fields.written("mask") {
+        Some(node) => (settings.mask).and(&mask::read(node, &settings.header_names, &mut reader)),
+        None => settings.mask.clone(),
+    };
+    let around = Around {
+        id: &id,
+        protocol,
+        hosts: &hosts,
+        mask: &mask,
+        headers: &settings.header_names,
+    };
+    let (operations, operation_at) = operations::read(fields, around, &mut reader);
     let service = Service {
         namespace: namespace.into(),
         name: name.into(),
@@ -114,6 +127,7 @@ pub(crate) fn read(
             .get("audit")
             .and_then(|n| reader.choice(n, "`audit`", AUDIT))
             .unwrap_or(settings.audit),
+        mask,
         endpoints: endpoints(fields, &mut reader),
         request_timeout: fields
             .get("timeout")

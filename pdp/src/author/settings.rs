@@ -5,13 +5,15 @@ use std::time::Duration;
 use palisade_mesh::{
     catalogue::{DeclaredHeader, HeaderShape, Unmatched},
     diagnostic::Diagnostic,
+    personal::Mask,
     spiffe_id::TrustDomain,
     wire::record::AuditMode,
     yaml::{Source, Span},
 };
+use smol_str::SmolStr;
 
 use super::{
-    codes,
+    codes, mask,
     yaml::{Node, Reader, parse},
 };
 
@@ -56,8 +58,11 @@ const HEADERS_REFUSED: &[&str] = &[
 pub(crate) struct Settings {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) headers: Vec<DeclaredHeader>,
+    /// Names under `headers`, also those that cannot be declared so.
+    pub(crate) header_names: Vec<SmolStr>,
     pub(crate) unmatched: Unmatched,
     pub(crate) audit: AuditMode,
+    pub(crate) mask: Mask,
     pub(crate) timeout: Duration,
     /// Sources that contribute to the repository, by name.
     pub(crate) sources: Vec<Contributor>,
@@ -78,15 +83,17 @@ pub(crate) fn read(source: &Source, found: &mut Vec<Diagnostic>) -> Option<Setti
         "`palisade.yaml`",
         &["trust_domain", "headers", "defaults", "sources"],
     )?;
-    let headers = fields
+    let (headers, header_names) = fields
         .get("headers")
         .map(|node| headers(node, &mut reader))
         .unwrap_or_default();
     let mut settings = Settings {
         trust_domain: TrustDomain::parse("unknown.invalid").ok()?,
         headers,
+        header_names,
         unmatched: Unmatched::NotFound,
         audit: AuditMode::Spool,
+        mask: Mask::NONE,
         timeout: TIMEOUT_DEFAULT,
         sources: Vec::new(),
     };
@@ -123,7 +130,8 @@ pub(crate) fn read(source: &Source, found: &mut Vec<Diagnostic>) -> Option<Setti
 }
 
 fn defaults(node: &Node, settings: &mut Settings, reader: &mut Reader<'_>) {
-    let Some(fields) = reader.fields(node, "`defaults`", &["unmatched", "audit", "timeout"]) else {
+    let known = &["unmatched", "audit", "mask", "timeout"];
+    let Some(fields) = reader.fields(node, "`defaults`", known) else {
         return;
     };
     if let Some(node) = fields.get("unmatched")
@@ -136,6 +144,9 @@ fn defaults(node: &Node, settings: &mut Settings, reader: &mut Reader<'_>) {
     {
         settings.audit = audit;
     }
+    if let Some(node) = fields.written("mask") {
+        settings.mask = mask::read(node, &settings.header_names, reader);
+    }
     if let Some(node) = fields.get("timeout")
         && let Some(timeout) = timeout(node, reader)
     {
@@ -143,9 +154,10 @@ fn defaults(node: &Node, settings: &mut Settings, reader: &mut Reader<'_>) {
     }
 }
 
-fn headers(node: &Node, reader: &mut Reader<'_>) -> Vec<DeclaredHeader> {
-    let mut headers = Vec::new();
+fn headers(node: &Node, reader: &mut Reader<'_>) -> (Vec<DeclaredHeader>, Vec<SmolStr>) {
+    let (mut headers, mut names) = (Vec::new(), Vec::new());
     for entry in reader.map(node, "`headers`").unwrap_or_default() {
+        names.push(SmolStr::new(&entry.key));
         let shape = reader.choice(&entry.value, "the shape of a header", SHAPES);
         if check_header(&entry.key, entry.key_span, reader)
             && let Some(shape) = shape
@@ -156,7 +168,7 @@ fn headers(node: &Node, reader: &mut Reader<'_>) -> Vec<DeclaredHeader> {
             });
         }
     }
-    headers
+    (headers, names)
 }
 
 fn check_header(name: &str, span: Span, reader: &mut Reader<'_>) -> bool {

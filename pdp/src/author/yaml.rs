@@ -188,6 +188,12 @@ impl<'n> Fields<'n> {
             .find(|e| e.key == key && !matches!(e.value.value, Value::Null))
             .map(|e| &e.value)
     }
+
+    /// The value under `key`, also an empty one: for what must not be left out unnoticed.
+    pub(crate) fn written(&self, key: &str) -> Option<&'n Node> {
+        let entry = self.entries.iter().find(|e| e.key == key);
+        entry.map(|e| &e.value)
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,13 @@ pub(crate) fn agree(a: &Decision, b: &Decision) -> bool {
     (a.verdict, &a.determining, &a.errors) == (b.verdict, &b.determining, &b.errors)
 }
 
+/// What [`agree`] compares, in words for the process's own log: of the request, which may be
+/// somebody's, nothing.
+pub(crate) fn said(of: &Decision) -> String {
+    let (verdict, by, errors) = (of.verdict, &of.determining, &of.errors);
+    format!("{verdict:?} by {by:?}, errors {errors:?}")
+}
+
 /// See [`Snapshot::reference`]. What is not `known` is no fact: a policy in scope that reads
 /// it leaves the question undecided, and the record does not have it.
 pub(crate) fn reference(snapshot: &Snapshot, question: &Question<'_>, known: Known) -> Decision {

@@ -388,8 +388,10 @@ impl Snapshot {
         self.mismatched.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             policy_sequence = self.sequence,
-            engine = ?ours,
-            reference = ?reference,
+            action = %ours.action,
+            resource = %ours.resource_id,
+            engine = %oracle::said(ours),
+            reference = %oracle::said(&reference),
             "engine and reference differ"
         );
         (!reference.verdict.is_allow()).then(|| Decision {

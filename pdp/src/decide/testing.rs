@@ -10,6 +10,7 @@ use palisade_mesh::{
     catalogue::{Catalogue, DeclaredHeader, HeaderShape, Protocol, Service, ServiceId, Unmatched},
     decision::{Connection, Question, TlsFacts},
     operation::{Operation, OperationTable, Template},
+    personal::Mask,
     snapshot::Digest,
     spiffe_id::{SpiffeId, TrustDomain},
     svid::Peer,
@@ -148,6 +149,7 @@ fn service(namespace: &str, name: &str, protocol: Protocol, operations: Vec<Oper
         operations: OperationTable::new(operations).unwrap(),
         unmatched: Unmatched::NotFound,
         audit: AuditMode::Spool,
+        mask: Mask::NONE,
         endpoints: Vec::new(),
         request_timeout: Duration::from_secs(15),
     }
@@ -162,6 +164,7 @@ fn operation(id: &str, method: Method, template: &str, action: Option<&str>) -> 
         template: Template::parse(template).unwrap(),
         action: action.map(Into::into),
         audit: None,
+        mask: Mask::NONE,
     }
 }
 

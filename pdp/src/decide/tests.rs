@@ -345,6 +345,12 @@ fn a_mismatch_is_counted_and_ends_in_a_deny() {
         determining: vec!["read".into()],
         ..denied
     };
+    // What the process's log says of it has nothing of the request.
+    assert!(wrong.context_json.contains("http"), "{wrong:?}");
+    assert_eq!(
+        super::oracle::said(&wrong),
+        "Allow by [\"read\"], errors []"
+    );
     let corrected = ask
         .ask(&snapshot, |q| snapshot.check(q, &wrong))
         .expect("they differ");

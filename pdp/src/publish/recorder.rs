@@ -6,7 +6,7 @@ use palisade_mesh::{
     clock::Clock,
     decision::DecisionIds,
     sink::RecordStream,
-    wire::record::{Admin, AuditMode, Record, record::Body},
+    wire::record::{Admin, AuditMode, PolicyChange, Record, record::Body},
 };
 
 /// A record stream with what every record of the PDP has in common.
@@ -14,6 +14,7 @@ pub struct Recorder {
     stream: Mutex<Stream>,
     reporter: String,
     demo: bool,
+    names_authors: bool,
     clock: Clock,
 }
 
@@ -46,8 +47,16 @@ impl Recorder {
             }),
             reporter: reporter.into(),
             demo,
+            names_authors: true,
             clock,
         }
+    }
+
+    /// Names no authors of policies: the log believes the mesh's PDP alone who they are.
+    #[must_use]
+    pub fn without_authors(mut self) -> Self {
+        self.names_authors = false;
+        self
     }
 
     /// SPIFFE ID of this PDP.
@@ -73,6 +82,14 @@ impl Recorder {
             tracing::error!(%error, "record of a policy event is lost");
         }
         stream.records.flush();
+    }
+
+    /// Leaves what became of a revision.
+    pub(crate) fn change(&self, mut change: PolicyChange) {
+        if !self.names_authors {
+            change.authors.clear();
+        }
+        self.leave(Body::PolicyChange(change));
     }
 
     /// Leaves what somebody did or tried.

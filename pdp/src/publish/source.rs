@@ -595,7 +595,7 @@ impl Source {
             "policy revision rejected"
         );
         self.recorder
-            .leave(changes::rejected(current.as_deref(), &diagnostics));
+            .change(changes::rejected(current.as_deref(), &diagnostics));
         let rejected = Rejected {
             diagnostics,
             at_us: self.clock.now_us(),

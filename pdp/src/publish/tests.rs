@@ -90,6 +90,24 @@ impl Records {
     }
 }
 
+/// A log believes a PDP alone who wrote policies.
+#[test]
+fn whoever_is_no_pdp_names_no_authors() {
+    let change = palisade_mesh::wire::record::PolicyChange {
+        authors: vec!["Ana <ana@acme.test>".to_owned()],
+        ..Default::default()
+    };
+    let records = Records::default();
+    let recorder = || {
+        let stream = Box::new(records.clone());
+        Recorder::new(stream, "spiffe://demo.test/any", false, Clock::system())
+    };
+    recorder().change(change.clone());
+    recorder().without_authors().change(change.clone());
+    let told: Vec<_> = records.changes().into_iter().map(|c| c.authors).collect();
+    assert_eq!(told, [change.authors, Vec::new()]);
+}
+
 async fn until<T: Clone>(
     receiver: &mut watch::Receiver<T>,
     what: &str,

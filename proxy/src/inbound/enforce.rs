@@ -5,6 +5,7 @@
 //! [`Permit`] can be made here only, and nothing is forwarded without one.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     rc::Rc,
     sync::Arc,
@@ -17,6 +18,7 @@ use palisade_mesh::{
     canonical::CanonicalRequest,
     catalogue::{Service, Unmatched},
     decision::{Answer, Connection, DecisionId, Pins, Question},
+    personal::Mask,
     snapshot::Versions,
     wire::record::{AuditMode, Verdict as WireVerdict, outcome::End},
 };
@@ -28,7 +30,7 @@ use crate::{
     body::ResponseBody,
     exchange::{Decided, Exchange, InFlight, Opening, Side},
     headers::{self, Hop, Trace},
-    policy::{Live, WorkerPolicy},
+    policy::{Live, UNSAID, WorkerPolicy},
     recorder::{DecisionFacts, Permits, Target},
     rejudge,
     respond::{Fault, Refusal},
@@ -149,6 +151,10 @@ pub(crate) struct Ruling {
     mode: Option<AuditMode>,
 }
 
+/// What a record leaves out. The masks of a service are lent: workers that count references
+/// to one value get in each other's way.
+type Left<'s> = Cow<'s, Mask>;
+
 /// What the PDP is asked about, for the first time or again.
 pub(crate) struct Asked<'a> {
     pub(crate) connection: &'a Connection,
@@ -165,6 +171,7 @@ struct Noting<'a> {
     ruling: Ruling,
     tried: Option<&'a Tried>,
     mode: AuditMode,
+    mask: Left<'a>,
     /// Time the decision took.
     took: Duration,
 }
@@ -215,10 +222,12 @@ pub(crate) fn judge(
     };
     let examined = case.examine(request, live.as_deref());
     let health = live.as_ref().map(|l| l.health.clone());
-    let ruling = match &examined {
+    let of_any = case.mask(live.as_deref());
+    let (ruling, mask) = match &examined {
         Ok(examined) => case.rule(request, examined, live),
-        Err(refusal) => Ruling::refused(refusal.clone()),
+        Err(refusal) => (Ruling::refused(refusal.clone()), None),
     };
+    let mask = mask.unwrap_or(of_any);
     let took = started.elapsed();
     let tried = match &examined {
         Ok(examined) => case.try_beside(request, examined, &ruling, &mut policy),
@@ -236,6 +245,7 @@ pub(crate) fn judge(
         ruling,
         tried: tried.as_ref(),
         mode,
+        mask,
         took,
     };
     let (id, refusal) = case.note(request, noted);
@@ -322,12 +332,21 @@ impl Case<'_> {
         })
     }
 
+    /// What the record leaves out, unless it is of a known operation.
+    fn mask(&self, live: Option<&Live>) -> Left<'_> {
+        match (live, &self.service) {
+            (None, _) => Cow::Borrowed(&*UNSAID),
+            (Some(_), Some(service)) => Cow::Borrowed(service.mask_of(None)),
+            (Some(live), None) => Cow::Owned(live.catalogue.mask_of(None).clone()),
+        }
+    }
+
     fn rule(
         &self,
         request: &Request<Incoming>,
         examined: &Examined,
         live: Option<&mut Live>,
-    ) -> Ruling {
+    ) -> (Ruling, Option<Left<'_>>) {
         let asked = Asked {
             connection: &self.caller.connection,
             request: &examined.request,
@@ -335,7 +354,7 @@ impl Case<'_> {
             now_us: self.now_us,
             pins: &self.caller.pins,
         };
-        rule(&asked, live, self.service.as_deref())
+        rule_masking(&asked, live, self.service.as_deref())
     }
 
     /// Asks what stands beside the snapshot in force, if anything does, about a request
@@ -372,6 +391,7 @@ impl Case<'_> {
             ruling,
             tried,
             mode,
+            mask,
             took,
         } = noting;
         let target = match examined {
@@ -387,6 +407,7 @@ impl Case<'_> {
             id,
             time_us: self.now_us,
             mode,
+            mask: &mask,
             verdict: ruling.verdict,
             reason: ruling.reason,
             peer: &self.caller.connection.peer,
@@ -454,20 +475,33 @@ pub(crate) fn rule(
     live: Option<&mut Live>,
     service: Option<&Service>,
 ) -> Ruling {
+    rule_masking(asked, live, service).0
+}
+
+/// The same, and what the record leaves out, if something else than that of a request of
+/// which no operation is known.
+fn rule_masking<'s>(
+    asked: &Asked<'_>,
+    live: Option<&mut Live>,
+    service: Option<&'s Service>,
+) -> (Ruling, Option<Left<'s>>) {
     let Some(live) = live else {
-        return Ruling::undecided(Fault::NoSnapshot);
+        return (Ruling::undecided(Fault::NoSnapshot), None);
     };
     if live.stale {
-        return Ruling::undecided(Fault::SnapshotStale);
+        return (Ruling::undecided(Fault::SnapshotStale), None);
     }
     let Some(service) = service else {
-        return Ruling::undecided(Fault::ServiceUnknown);
+        return (Ruling::undecided(Fault::ServiceUnknown), None);
     };
     // Under another name the application may take it for something else, and no
     // operation that is limited to a host would be found.
     let host = &asked.request.host;
     if !service.hosts.is_empty() && !service.hosts.contains(host) {
-        return Ruling::refused(Fault::HostUnknown.into());
+        // It was meant for another service, or for none.
+        let mask = live.catalogue.mask_of(None).clone();
+        let ruling = Ruling::refused(Fault::HostUnknown.into());
+        return (ruling, Some(Cow::Owned(mask)));
     }
     let operation = service.operations.find(asked.request);
     let question = Question {
@@ -490,7 +524,7 @@ pub(crate) fn rule(
     } else {
         (verdict.reason(), None)
     };
-    Ruling {
+    let ruling = Ruling {
         verdict: verdict.wire(),
         reason,
         route: operation.map(|o| o.template.as_str().into()),
@@ -498,7 +532,8 @@ pub(crate) fn rule(
         refusal,
         is_known: operation.is_some() || service.unmatched != Unmatched::NotFound,
         mode: Some(service.audit_of(operation)),
-    }
+    };
+    (ruling, Some(Cow::Borrowed(service.mask_of(operation))))
 }
 
 fn declared_length(request: &Request<Incoming>) -> Option<u64> {

@@ -30,8 +30,7 @@ async fn failed_handshakes_do_not_make_records_without_end() {
             .unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     }
-    let mut refused = 0;
-    while refused < flood {
+    let refused = async || {
         let mut admin = Client::plain_h1(stage.proxy.admin.unwrap()).await;
         let mut request = admin.request("/metrics", &[]);
         let host = "127.0.0.1".parse().unwrap();
@@ -41,9 +40,16 @@ async fn failed_handshakes_do_not_make_records_without_end() {
             .lines()
             .filter(|l| l.starts_with("palisade_handshakes_refused_total{"))
             .filter_map(|l| l.rsplit(' ').next()?.parse::<usize>().ok());
-        refused = counts.sum();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        counts.sum::<usize>()
+    };
+    let all = async {
+        while refused().await < flood {
+            // Its metrics are asked for; nothing tells of them.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let all = tokio::time::timeout(Duration::from_secs(60), all).await;
+    all.expect("each of them is counted");
     let recorded = stage.records.failures().len();
     assert!(recorded > 0 && recorded < flood, "{recorded} of {flood}");
 }

@@ -74,12 +74,8 @@ async fn no_request_fails_while_workers_are_replaced() {
     // Whatever the machine's pace, each generation serves some of the load.
     let more = async || {
         let enough = served.load(Ordering::Relaxed) + 5;
-        let pass = async {
-            while served.load(Ordering::Relaxed) < enough {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        soon(pass).await;
+        let is_enough = || served.load(Ordering::Relaxed) >= enough;
+        until("some more is served", is_enough).await;
     };
     more().await;
     let mut h1 = stage.h1().await;

@@ -14,7 +14,10 @@ use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Context, Exit, block_on, report::named_in},
+    cli::{
+        Context, Exit, block_on,
+        report::{attending, named_in},
+    },
     control::client::Mesh,
     render::{
         self, Output,
@@ -123,19 +126,22 @@ async fn export(args: &ExportArgs, context: &Context) -> Result<Value, Diagnosti
             .map_or("", |about| about.mesh.as_str());
         let mut sender = syslog::Sender::connect(address, args, format, host)?;
         let to = args.to.display().to_string();
-        pages(&mesh, &to, &mut note, |rows, note| sender.rows(rows, note)).await?;
+        let take = |rows: &[Value], note: &mut Note| sender.rows(rows, note);
+        pages(&mesh, &to, &mut note, take, part::cut_short).await?;
         return sender.finish(&note);
     }
     if args.to.as_os_str() == "-" {
         let mut note = Note::new(&query, format.name());
         let mut sink = Sink::stdout(format)?;
-        pages(&mesh, "-", &mut note, |rows, note| sink.rows(rows, note)).await?;
+        let take = |rows: &[Value], note: &mut Note| sink.rows(rows, note);
+        pages(&mesh, "-", &mut note, take, part::cut_short).await?;
         return Ok(Value::Null);
     }
     let mut part = Part::open(&args.to, &query, format, args.resume, args.overwrite)?;
     let mut note = part.note().clone();
     let to = named_in([args.to.as_path()]);
-    pages(&mesh, &to, &mut note, |rows, note| part.add(rows, note)).await?;
+    let take = |rows: &[Value], note: &mut Note| part.add(rows, note);
+    pages(&mesh, &to, &mut note, take, part::interrupted).await?;
     part.finish(&note)
 }
 
@@ -184,15 +190,22 @@ fn understood(args: &ExportArgs, query: &str) -> Result<Format, Diagnostic> {
     }
 }
 
-/// Asks for one page after the other, from where `note` stands, and hands each to `take`.
+/// Asks for one page after the other, from where `note` stands, and hands each to `take`; a user
+/// who ends it is told that it was `interrupted`.
 async fn pages(
     mesh: &Mesh,
     to: &str,
     note: &mut Note,
     mut take: impl FnMut(&[Value], &mut Note) -> Result<(), Diagnostic>,
+    interrupted: fn(&Note) -> Diagnostic,
 ) -> Result<(), Diagnostic> {
+    // Ctrl-C counts from here on, also while a page is written.
+    let user = attending::user();
     if note.expected.is_none() {
-        note.expected = expected(mesh, &note.query).await?;
+        note.expected = tokio::select! {
+            counted = expected(mesh, &note.query) => counted?,
+            () = user.gone() => return Err(interrupted(note)),
+        };
     }
     let mut watch = Progress::after(note.seen());
     while !note.done {
@@ -206,7 +219,7 @@ async fn pages(
         };
         let page = tokio::select! {
             page = mesh.post::<Value>("audit", "/v1/audit/export/page", &asked) => page?,
-            _ = tokio::signal::ctrl_c() => return Err(part::interrupted(note)),
+            () = user.gone() => return Err(interrupted(note)),
         };
         note.turn(&page);
         let rows = page.get("rows").and_then(Value::as_array);

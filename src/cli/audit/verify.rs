@@ -20,7 +20,13 @@ use serde_json::Value;
 
 use super::{archive, proof};
 use crate::{
-    cli::{Context, Exit, block_on},
+    cli::{
+        Context, Exit, block_on,
+        report::{
+            attending::{self, Work},
+            understood,
+        },
+    },
     control::client::Mesh,
     history::faithful::{Replayed, Seen},
     render::{
@@ -116,9 +122,7 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
         }
         None => block_on(async {
             let mesh = Mesh::find(context.mesh.as_deref()).await?;
-            let report = mesh
-                .post::<Value>("audit", "/v1/audit/verify", &asked)
-                .await?;
+            let report = of_mesh(&mesh, &asked).await?;
             proof::is_under(&report, key.as_ref())?;
             Ok(report)
         }),
@@ -137,6 +141,21 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
         }
         Err(diagnostic) => render::failed(context.output, &diagnostic),
     }
+}
+
+/// Has the service of a running mesh verify its log; a terminal hears how far that is.
+async fn of_mesh(mesh: &Mesh, asked: &VerifyLog) -> Result<Value, Diagnostic> {
+    let work = Work {
+        what: "the audit service verifies its log",
+        waits: "another verification is going on",
+        interrupted: || {
+            Diagnostic::error(7216, "the verification was interrupted")
+                .cause("what was found until then is not known")
+                .help("verify the log again; it begins anew")
+        },
+    };
+    let report = attending::of_mesh(mesh, "/v1/audit/verify", asked, &work).await?;
+    understood(&report)
 }
 
 /// Verifies a folder; a terminal hears how far that is.

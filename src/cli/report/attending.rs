@@ -1,4 +1,5 @@
-//! The user who waits for a report: a terminal tells how far it is, and Ctrl-C ends it.
+//! The user who waits for long work, as a report, a verification or an export: a terminal tells how
+//! far it is, and Ctrl-C ends it.
 
 use std::{
     cell::RefCell,
@@ -57,12 +58,42 @@ pub(crate) fn interrupted() -> Diagnostic {
         .help("make it again; a shorter period takes less time")
 }
 
-/// Waits for `work` as long as the user does, and says on a terminal what it is, or how far, which
-/// `far` tells.
+/// Long work of an audit service, in the words of whoever waits for it.
+pub(crate) struct Work {
+    /// What it is.
+    pub(crate) what: &'static str,
+    /// What it waits for until it is its turn.
+    pub(crate) waits: &'static str,
+    /// What is told when its user ends it.
+    pub(crate) interrupted: fn() -> Diagnostic,
+}
+
+impl Work {
+    /// Work on a report.
+    pub(crate) fn on_report(what: &'static str) -> Self {
+        Self {
+            what,
+            waits: "another report is being made",
+            interrupted,
+        }
+    }
+}
+
+/// Waits for `work` on a report as long as the user does, and says on a terminal what it is, or
+/// how far, which `far` tells.
 ///
 /// # Errors
 /// `PLS7812` when the user ended it.
 pub(crate) async fn waited<T>(
+    far: impl Fn() -> (&'static str, Far),
+    work: impl Future<Output = T>,
+) -> Result<T, Diagnostic> {
+    waited_or(interrupted, far, work).await
+}
+
+/// The same; `interrupted` is told when the user ended it.
+async fn waited_or<T>(
+    interrupted: fn() -> Diagnostic,
     far: impl Fn() -> (&'static str, Far),
     work: impl Future<Output = T>,
 ) -> Result<T, Diagnostic> {
@@ -82,16 +113,15 @@ pub(crate) async fn waited<T>(
     }
 }
 
-/// Has the audit service of a running mesh work, which is called `what`, as long as the user
-/// waits; what came of it.
+/// Has the audit service of a running mesh work as long as the user waits; what came of it.
 ///
 /// # Errors
-/// `PLS7812` when the user ended it, and what the service says.
+/// What the work says when the user ended it, and what the service says.
 pub(crate) async fn of_mesh(
     mesh: &Mesh,
     path: &str,
     asked: &impl Serialize,
-    what: &'static str,
+    work: &Work,
 ) -> Result<Vec<u8>, Diagnostic> {
     let answer = RefCell::new(Answer::default());
     let asking = mesh.bytes("audit", path, asked, |bytes| {
@@ -99,11 +129,11 @@ pub(crate) async fn of_mesh(
         true
     });
     let far = || match &answer.borrow().now {
-        Some(WorkLine::Waits) => ("another report is being made", Far::default()),
-        Some(WorkLine::Far(far)) => (what, *far),
-        _ => (what, Far::default()),
+        Some(WorkLine::Waits) => (work.waits, Far::default()),
+        Some(WorkLine::Far(far)) => (work.what, *far),
+        _ => (work.what, Far::default()),
     };
-    waited(far, asking).await??;
+    waited_or(work.interrupted, far, asking).await??;
     answer.into_inner().whole()
 }
 

@@ -62,8 +62,8 @@ pub(super) fn packed(
                 packed.await
             }
             Source::Mesh(mesh) => {
-                let what = "the audit service makes the package";
-                attending::of_mesh(&mesh, "/v1/audit/report/package", &asked, what).await
+                let work = attending::Work::on_report("the audit service makes the package");
+                attending::of_mesh(&mesh, "/v1/audit/report/package", &asked, &work).await
             }
         }
     })

@@ -39,11 +39,9 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
             }
             Command::Run { name } => {
                 let asked = RunSchedule { name: name.clone() };
-                let (path, what) = (
-                    "/v1/audit/schedules/run",
-                    "the audit service makes the report",
-                );
-                let made = attending::of_mesh(&mesh, path, &asked, what).await?;
+                let work = attending::Work::on_report("the audit service makes the report");
+                let path = "/v1/audit/schedules/run";
+                let made = attending::of_mesh(&mesh, path, &asked, &work).await?;
                 Ok(vec![understood(&made)?])
             }
         }

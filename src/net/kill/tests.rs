@@ -7,6 +7,7 @@ use palisade_ca::{
 };
 use palisade_mesh::{
     kill::Target,
+    personal::Mask,
     sink::{Durable, RecordStream, SinkError},
     wire::record::Record,
 };
@@ -19,7 +20,7 @@ use crate::net::uds;
 struct Forgetful;
 
 impl RecordStream for Forgetful {
-    fn append(&mut self, _: &Record) -> Result<(), SinkError> {
+    fn append_masked(&mut self, _: &Record, _: &Mask) -> Result<(), SinkError> {
         Ok(())
     }
 

@@ -13,41 +13,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    Json, Router,
-    extract::ConnectInfo,
-    routing::{get, post},
-};
 use palisade_audit::{
-    alert::{Book, Firing, Open, Rule, RuleText, Severity},
+    alert::{Book, Firing, Open, Rule},
     item::Item,
     log::{Log, LogError},
     watch::Watch,
 };
-use palisade_mesh::{
-    clock::Clock,
-    diagnostic::{Diagnostic, did_you_mean},
-    wire::record::{Alert, record::Body},
-};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, wire::record::record::Body};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     broken,
-    deliver::{Lost, Outbox, keep, read},
-    reads::{Reader, Reads},
+    deliver::Outbox,
+    reads::Reads,
+    state::{Lost, keep, read},
 };
 use crate::{
     config::{AuditSection, Config},
     control::{
-        api::{Answer, Fact, FactState},
-        server::PeerUid,
+        api::{Fact, FactState},
         status::ago,
     },
     render::count,
     run::Role,
 };
+
+mod asked;
+mod built_in;
+
+pub use asked::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiting};
+use built_in::{BUILT_IN, built, new};
 
 /// Time between two looks at the log.
 const EVERY: Duration = Duration::from_secs(1);
@@ -55,54 +52,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const BATCH: usize = 2000;
 /// Firings that are not recorded yet; with more of them no record is read.
 const MET_MAX: usize = 1000;
-/// How long what is no record is remembered after it is over, microseconds.
-const TOLD_US: i64 = 24 * 3600 * 1_000_000;
 /// How long an unchanged position may stay in memory alone: so much is read again after
 /// a crash.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
-/// Newest records of the log that a test of a rule goes through.
-const TEST_RECORDS: u64 = 200_000;
-/// Firings of a test that are told.
-const TEST_FIRINGS: usize = 20;
-/// Shortest beginning of an id.
-const ID_LEN_MIN: usize = 6;
-/// Longest reason of an acknowledgement, bytes.
-const REASON_LEN_MAX: usize = 1024;
-
-/// Rules that need no configuration, where alerts go anywhere: what they ask for, whether
-/// the log itself has to say it, and how bad that is.
-const BUILT_IN: [(&str, &str, bool, Severity); 4] = [
-    (
-        "palisade-engine",
-        "class:admin verb:engine_differs",
-        false,
-        Severity::Critical,
-    ),
-    (
-        "palisade-gap",
-        "class:log_lifecycle verb:gap",
-        true,
-        Severity::High,
-    ),
-    (
-        "palisade-lost",
-        "class:spool_event verb:dropped",
-        false,
-        Severity::High,
-    ),
-    (
-        "palisade-witness",
-        "class:admin verb:witness_conflict",
-        true,
-        Severity::Critical,
-    ),
-];
-/// Those of what is no record.
-const SILENT: (&str, &str) = ("palisade-silent", "a reporter that stopped sending records");
-const UNSIGNED: (&str, &str) = (
-    "palisade-tampered",
-    "records that are not what their reporter signed",
-);
 
 /// The rules at work. Clones are one.
 #[derive(Clone)]
@@ -380,135 +332,6 @@ impl Alerts {
             false => lock(&self.0.kept).book.position,
         }
     }
-
-    fn listed(&self) -> Listed {
-        let inner = &*self.0;
-        let kept = lock(&inner.kept).clone();
-        let rule = |rule: &Rule| {
-            let (threshold, window_us) = rule.bounds();
-            RuleStatus {
-                forgotten: kept.book.forgotten(&rule.name),
-                name: rule.name.clone(),
-                query: rule.query().to_owned(),
-                threshold,
-                window_us,
-                by: rule.by().unwrap_or_default().to_owned(),
-                severity: rule.severity.as_str().to_owned(),
-                deliver: match inner.targets.get(&rule.name) {
-                    Some(to) => to.clone(),
-                    None => inner.outbox.names(),
-                },
-            }
-        };
-        let waiting = inner.outbox.waiting().into_iter();
-        Listed {
-            rules: inner.rules.iter().map(rule).collect(),
-            open: kept.book.open().cloned().collect(),
-            waiting: waiting
-                .map(|(target, (messages, fault))| Waiting {
-                    target,
-                    messages,
-                    fault,
-                })
-                .collect(),
-        }
-    }
-
-    pub(super) async fn list(self, reader: Reader) -> Answer<Listed> {
-        self.catch_up().await?;
-        let listed = self.listed();
-        let n = listed.open.len();
-        self.0.reads.note(&reader, "alerts", "", n).await?;
-        Ok(Json(listed))
-    }
-
-    async fn acknowledge(self, actor: &str, asked: Acknowledge) -> Answer<Open> {
-        let reason = asked.reason.trim();
-        if reason.is_empty() || reason.len() > REASON_LEN_MAX {
-            return Err(Diagnostic::error(7938, "an acknowledgement needs a reason")
-                .cause(format!("of 1 to {REASON_LEN_MAX} bytes"))
-                .help("say what was found, and what was done: --reason TEXT")
-                .into());
-        }
-        self.catch_up().await?;
-        let open = lock(&self.0.kept).book.open().cloned().collect::<Vec<_>>();
-        let open = chosen(&open, &asked.id)?;
-        let firing = open.id.parse::<ulid::Ulid>().unwrap_or_default();
-        let record = palisade_mesh::wire::record::Record {
-            body: Some(Body::Alert(Alert {
-                verb: "acknowledged".to_owned(),
-                rule: open.rule.clone(),
-                severity: open.severity.clone(),
-                group: open.group.clone(),
-                actor: actor.to_owned(),
-                detail: reason.to_owned(),
-                firing: firing.to_bytes().to_vec(),
-                ..Alert::default()
-            })),
-            ..Default::default()
-        };
-        self.0.reads.stated(record).await?;
-        self.catch_up().await?;
-        Ok(Json(open))
-    }
-
-    async fn test(self, reader: Reader, asked: Test) -> Answer<Tested> {
-        let name = asked.name.clone();
-        let mut tested = self.blocking(move |inner| inner.tried(&name)).await?;
-        let Some(rule) = self.0.rules.iter().find(|rule| rule.name == asked.name) else {
-            return Err(unknown(&asked.name, &self.0.rules).into());
-        };
-        let reads = &self.0.reads;
-        reads
-            .note(&reader, "alert_test", rule.query(), tested.firings.len())
-            .await?;
-        if asked.deliver {
-            let now_us = self.0.clock.now_us();
-            let firing = Firing::of_state(&rule.name, rule.severity, "", now_us, rule.query());
-            let message = self.0.message(&firing, true);
-            for to in self
-                .0
-                .targets
-                .get(&rule.name)
-                .cloned()
-                .unwrap_or_else(|| self.0.outbox.names())
-            {
-                let answer = self.0.outbox.bring(&firing.id, &to, &message).await;
-                tested.delivered.push(Delivered {
-                    target: to,
-                    fault: answer.err(),
-                });
-            }
-        }
-        Ok(Json(tested))
-    }
-
-    pub(super) fn routes(&self) -> Router {
-        let (of_list, of_ack, of_test) = (self.clone(), self.clone(), self.clone());
-        Router::new()
-            .route(
-                "/v1/audit/alerts",
-                get(move |ConnectInfo(uid): ConnectInfo<PeerUid>| async move {
-                    of_list.list(Reader::local(uid)).await
-                }),
-            )
-            .route(
-                "/v1/audit/alerts/ack",
-                post(
-                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Acknowledge>| async move {
-                        of_ack.acknowledge(&uid.to_string(), q).await
-                    },
-                ),
-            )
-            .route(
-                "/v1/audit/alerts/test",
-                post(
-                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Test>| async move {
-                        of_test.test(Reader::local(uid), q).await
-                    },
-                ),
-            )
-    }
 }
 
 impl Inner {
@@ -547,27 +370,6 @@ impl Inner {
         })
     }
 
-    /// What is so and is no record. The id follows from what it is and since when: found
-    /// again after a restart, it is the same.
-    fn states(&self) -> Vec<Firing> {
-        let silent = self.watch.silent().into_iter();
-        let silent = silent.map(|s| {
-            let who = format!("{} boot {}", s.reporter, s.boot);
-            (SILENT, who, s.heard_us)
-        });
-        let (faults, more) = self.watch.faults();
-        let beyond = faults.first().filter(|_| more > 0).map(|first| {
-            let what = format!("and more than these {}", faults.len());
-            (UNSIGNED, what, first.at_us)
-        });
-        let unsigned = faults.iter().map(|f| (UNSIGNED, f.what.clone(), f.at_us));
-        let now = silent.chain(unsigned).chain(beyond);
-        now.map(|((rule, what), group, at_us)| {
-            Firing::of_state(rule, Severity::Critical, &group, at_us, what)
-        })
-        .collect()
-    }
-
     /// Ids of firings in the part of the log that is read again.
     fn recorded(&self) -> Result<BTreeSet<String>, LogError> {
         let position = lock(&self.kept).book.position;
@@ -586,34 +388,6 @@ impl Inner {
             }
         }
         Ok(recorded)
-    }
-
-    /// What a rule would have met among the newest records.
-    fn tried(&self, name: &str) -> Result<Tested, LogError> {
-        let rules: Vec<Rule> = self
-            .rules
-            .iter()
-            .filter(|r| r.name == name)
-            .cloned()
-            .collect();
-        let end = self.log.len();
-        let mut book = Book::at(end.saturating_sub(TEST_RECORDS));
-        let mut tested = Tested::default();
-        for read in self.log.scan(book.position) {
-            let read = match read {
-                Ok(read) => read,
-                Err(LogError::Undecodable { .. }) => continue,
-                Err(error) => return Err(error),
-            };
-            let item = Item::new(read);
-            tested.from_us.get_or_insert(item.received_us);
-            tested.records += 1;
-            tested.firings.extend(book.take(&rules, &item));
-        }
-        tested.met = tested.firings.len();
-        let old = tested.firings.len().saturating_sub(TEST_FIRINGS);
-        tested.firings.drain(..old);
-        Ok(tested)
     }
 
     /// What is brought to targets.
@@ -650,184 +424,6 @@ impl Met {
         Self {
             firing,
             stated: false,
-        }
-    }
-}
-
-/// Those of `now` that were not told yet. What is over is remembered for a day, so that
-/// neither a restart nor a clock that jumps tells it again.
-fn new(told: &mut BTreeMap<String, i64>, now: Vec<Firing>, now_us: i64) -> Vec<Firing> {
-    told.retain(|id, told_us| {
-        let lately = now_us.saturating_sub(*told_us).saturating_abs() < TOLD_US;
-        lately || now.iter().any(|firing| firing.id == *id)
-    });
-    let mut unknown = now;
-    unknown.retain(|firing| told.insert(firing.id.clone(), now_us).is_none());
-    unknown
-}
-
-/// A rule of ours: each of what the log at `log` says is one, of others the first in an
-/// hour of each reporter.
-fn built(
-    name: &str,
-    query: &str,
-    log: Option<&str>,
-    severity: Severity,
-) -> Result<Rule, Diagnostic> {
-    let query = match log {
-        Some(log) => format!("{query} reporter:\"{log}\""),
-        None => query.to_owned(),
-    };
-    Rule::new(&RuleText {
-        name,
-        query: &query,
-        threshold: 1,
-        window_us: 60 * 1_000_000,
-        cooldown_us: if log.is_some() { 0 } else { 3600 * 1_000_000 },
-        by: log.is_none().then_some("reporter"),
-        severity,
-    })
-}
-
-/// The open firing whose id begins with `id`.
-fn chosen(open: &[Open], id: &str) -> Result<Open, Diagnostic> {
-    let id = id.to_ascii_uppercase();
-    let mut fits = open.iter().filter(|open| open.id.starts_with(&id));
-    match (fits.next(), fits.next()) {
-        (Some(one), None) if id.len() >= ID_LEN_MIN => Ok(one.clone()),
-        _ => Err(
-            Diagnostic::error(7937, format!("no one open alert has the id `{id}`"))
-                .help("write the whole id; palisade audit alerts list has them"),
-        ),
-    }
-}
-
-fn unknown(name: &str, rules: &[Rule]) -> Diagnostic {
-    let near = did_you_mean(name, rules.iter().map(|rule| rule.name.as_str()));
-    Diagnostic::error(7937, format!("there is no alert rule `{name}`")).help(near.map_or_else(
-        || "palisade audit alerts list has all; write some: `audit.alerts`".to_owned(),
-        |near| format!("did you mean `{near}`?"),
-    ))
-}
-
-/// The rules, and what is open.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Listed {
-    /// The rules.
-    pub rules: Vec<RuleStatus>,
-    /// Firings that nobody has answered for, oldest first.
-    pub open: Vec<Open>,
-    /// What waits for delivery.
-    pub waiting: Vec<Waiting>,
-}
-
-/// A rule.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct RuleStatus {
-    /// Its name.
-    pub name: String,
-    /// What it asks for.
-    pub query: String,
-    /// From how many records on it is met.
-    pub threshold: u64,
-    /// Within how long, microseconds.
-    pub window_us: i64,
-    /// The field whose values are counted apart; empty without one.
-    pub by: String,
-    /// Values that had to be forgotten while they were being counted.
-    pub forgotten: u64,
-    /// How bad it is.
-    pub severity: String,
-    /// Targets.
-    pub deliver: Vec<String>,
-}
-
-/// What waits for a target.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Waiting {
-    /// The target.
-    pub target: String,
-    /// How many messages.
-    pub messages: usize,
-    /// Why the first was not taken yet.
-    pub fault: Option<String>,
-}
-
-/// What `audit alerts ack` asks.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Acknowledge {
-    /// The id, or its first six or more characters.
-    pub id: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// What `audit alerts test` asks.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Test {
-    /// The rule.
-    pub name: String,
-    /// Whether to bring a message to its targets, marked as a test.
-    pub deliver: bool,
-}
-
-/// What a rule would have met.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Tested {
-    /// Records that were gone through.
-    pub records: u64,
-    /// When the first of them was received, microseconds since the Unix epoch.
-    pub from_us: Option<i64>,
-    /// How often it would have been met.
-    pub met: usize,
-    /// The last of these.
-    pub firings: Vec<Firing>,
-    /// What became of messages that were sent as a test.
-    pub delivered: Vec<Delivered>,
-}
-
-/// What became of a message.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Delivered {
-    /// The target.
-    pub target: String,
-    /// Why it was not taken.
-    pub fault: Option<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn silent(who: &str, since_us: i64) -> Firing {
-        Firing::of_state(SILENT.0, Severity::Critical, who, since_us, SILENT.1)
-    }
-
-    /// Told once, across a restart and a clock that jumps; and again when it is new.
-    #[test]
-    fn what_is_no_record_is_told_once() {
-        let day = TOLD_US;
-        let mut told = BTreeMap::new();
-        let now = || vec![silent("a", 5), silent("b", 6)];
-        assert_eq!(new(&mut told, now(), 10), now());
-        assert_eq!(new(&mut told, now(), 11), []);
-        assert_eq!(new(&mut told, now(), 11 + 30 * day), [], "it goes on");
-        assert_eq!(new(&mut told, now(), 12), [], "the clock is set back");
-        // Gone for a moment, as after a start that has not read the log yet.
-        assert_eq!(new(&mut told, Vec::new(), 13), []);
-        assert_eq!(new(&mut told, now(), 14), []);
-        let again = vec![silent("a", 7)];
-        assert_eq!(new(&mut told, again.clone(), 15), again, "silent anew");
-        assert_eq!(new(&mut told, Vec::new(), 16 + day), []);
-        assert!(told.is_empty());
-    }
-
-    #[test]
-    fn the_rules_that_need_no_configuration_can_be_read() {
-        for (name, query, of_log, severity) in BUILT_IN {
-            let log = of_log.then_some("spiffe://acme.test/palisade/audit");
-            let rule = built(name, query, log, severity).unwrap();
-            assert_eq!(rule.by().is_none(), of_log, "{name}");
         }
     }
 }

@@ -13,7 +13,7 @@ use palisade_audit::going::{Far, Going};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{
-    Semaphore,
+    OwnedSemaphorePermit, Semaphore,
     mpsc::{self, Sender},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -86,21 +86,30 @@ where
     done.await.map_err(|e| broken(&e.to_string()))
 }
 
-/// Answers with lines of how far `work` is, which begins when one of `turns` is free, and with what
-/// came of it. Whoever stops reading ends the work.
-pub(super) fn told<W>(
-    role: &AuditRole,
+/// One of these turns, when it is free.
+pub(super) fn turn_of(
     turns: &Arc<Semaphore>,
+) -> impl Future<Output = Result<OwnedSemaphorePermit, Diagnostic>> + Send + 'static {
+    let turn = turns.clone().acquire_owned();
+    async move { turn.await.map_err(|e| broken(&e.to_string())) }
+}
+
+/// Answers with lines of how far `work` is, which begins when it is its `turn`, and with what
+/// came of it. Whoever stops reading ends the work.
+pub(super) fn told<T, W>(
+    role: &AuditRole,
+    turn: impl Future<Output = Result<T, Diagnostic>> + Send + 'static,
     work: impl FnOnce(AuditRole) -> W,
 ) -> Response
 where
+    T: Send + 'static,
     W: Future<Output = Result<Bytes, Problem>> + Send + 'static,
 {
     let (lines, body) = mpsc::channel(4);
     let asker = Asker::default();
     let work = work(role.heeding(asker.going()));
     let telling = Telling { lines, asker };
-    tokio::spawn(telling.work(turns.clone(), work));
+    tokio::spawn(telling.work(turn, work));
     Body::from_stream(ReceiverStream::new(body)).into_response()
 }
 
@@ -112,19 +121,22 @@ struct Telling {
 }
 
 impl Telling {
-    async fn work(self, turns: Arc<Semaphore>, work: impl Future<Output = Result<Bytes, Problem>>) {
+    async fn work<T>(
+        self,
+        turn: impl Future<Output = Result<T, Diagnostic>>,
+        work: impl Future<Output = Result<Bytes, Problem>>,
+    ) {
         let turn = tokio::select! {
-            turn = self.during(turns.acquire_owned(), || WorkLine::Waits) => turn,
+            turn = self.during(turn, || WorkLine::Waits) => turn,
             () = self.lines.closed() => return,
         };
-        let done = match &turn {
-            Ok(_) => {
+        let done = match turn {
+            Ok(_turn) => {
                 self.during(work, || WorkLine::Far(self.asker.going().far()))
                     .await
             }
-            Err(error) => Err(broken(&error.to_string()).into()),
+            Err(error) => Err(error.into()),
         };
-        drop(turn);
         let (line, bytes) = match done {
             Ok(bytes) => (WorkLine::Done, Some(bytes)),
             Err(problem) => (WorkLine::Failed(Box::new(problem)), None),

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::{disk::Room, log::Log, privacy::Keeping, watch::Watch};
 
-use super::{AuditRole, deliver::Lost, forward::Forward, witness::Witnessing};
+use super::{AuditRole, forward::Forward, state::Lost, witness::Witnessing};
 use crate::{
     control::{
         api::{Fact, FactState},
@@ -206,7 +206,7 @@ impl AuditRole {
                     7529,
                     format!("{n} not compared with what their reporter signed"),
                 )
-                .cause("more was out of order or open than is followed, or heads came before what makes them count")
+                .cause("more was out of order or open than is followed, or waited for its certificate than is kept")
                 .fix("compare them with `palisade audit verify`"),
             );
         }

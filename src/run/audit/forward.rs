@@ -27,8 +27,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    deliver::{Lost, keep, read},
     reads::Reads,
+    state::{Lost, keep, read},
 };
 use crate::{
     config::syslog::SyslogSection,

@@ -57,7 +57,7 @@ mod tests {
         let needs = || needs_of(&log, &domain, &clock, None).unwrap();
         assert_eq!(needs(), Needs::default(), "there is no log");
         let author = Body::PolicyChange(PolicyChange {
-            author: "alice".into(),
+            authors: vec!["alice".into()],
             ..PolicyChange::default()
         });
         let admin = |verb: &str| {
@@ -119,7 +119,7 @@ mod tests {
         let sink = LocalSink::new(open.clone(), us.clone(), clock.clone());
         let reads = Reads::new(sink, us, false, clock.clone());
         let author = Body::PolicyChange(PolicyChange {
-            author: "alice".into(),
+            authors: vec!["alice".into()],
             ..PolicyChange::default()
         });
         let admin = |verb: &str| {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use palisade_audit::{proof::Proof, row::Row, source::Entry};
+use palisade_audit::{item::Item, proof::Proof, row::Row, source::Entry};
 use palisade_mesh::{diagnostic::Diagnostic, wire::record::record::Body};
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Item, blocking, broken, reads::Reader, subjects};
+use super::{AuditRole, blocking, broken, reads::Reader, subjects};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,

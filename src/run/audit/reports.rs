@@ -337,7 +337,7 @@ impl AuditRole {
     where
         W: Future<Output = Result<Bytes, Problem>> + Send + 'static,
     {
-        attended::told(self, &self.reporting, work)
+        attended::told(self, attended::turn_of(&self.reporting), work)
     }
 
     pub(super) async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {

@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use super::{
     AuditRole, broken,
-    deliver::{Lost, keep, read},
     reads::Reader,
+    state::{Lost, keep, read},
 };
 use crate::control::api::Problem;
 

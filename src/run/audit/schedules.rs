@@ -37,10 +37,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Asker, AuditRole, PackReport, RunReport,
-    attended::told,
+    attended::{told, turn_of},
     blocking, broken,
-    deliver::{Lost, Outbox, keep, read},
+    deliver::Outbox,
     reports::{Desk, attached, encoded},
+    state::{Lost, keep, read},
 };
 use crate::{
     cli::report::{
@@ -395,7 +396,7 @@ impl Schedules {
                         let work = |role| async move {
                             of_run.run_now(role, &uid.to_string(), q).await
                         };
-                        told(&role, &role.reporting, work)
+                        told(&role, turn_of(&role.reporting), work)
                     },
                 ),
             )

@@ -406,7 +406,10 @@ impl AuditRole {
         let Some(name) = name else {
             return Ok(0);
         };
-        let author = format!("class:policy_change actor:{}", Pattern::literal(name));
+        let whole = Pattern::literal(name);
+        // As git writes an author, who may be asked for by the address alone.
+        let mail = Pattern::ending_in(format!("<{name}>"));
+        let author = format!("class:policy_change (author:{whole} OR author:{mail})");
         let source = name.parse::<std::net::IpAddr>().ok();
         let source = source.map(|ip| format!("class:* source:{ip}"));
         let mut found = 0;

@@ -231,12 +231,13 @@ impl AuditRole {
 
     /// What both sides recorded of the requests of a time, held against each other.
     async fn calls(&self, time: &Query) -> Result<Reconciliation, Problem> {
-        let window = time.window(self.clock.now_us(), &Limits::default());
+        let now_us = self.clock.now_us();
+        let window = time.window(now_us, &Limits::default());
         let window = window.map_err(Problem::from)?;
-        let (log, clock) = (self.log.clone(), self.clock.clone());
+        let log = self.log.clone();
         let going = self.store.going().clone();
         let compared =
-            tokio::task::spawn_blocking(move || reconcile(&going, &log, window, &clock)).await;
+            tokio::task::spawn_blocking(move || reconcile(&going, &log, window, now_us)).await;
         let compared = compared.map_err(|e| broken(&e.to_string()))?;
         compared.map_err(|error| match error {
             ReconcileError::Busy => Problem::from(

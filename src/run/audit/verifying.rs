@@ -1,8 +1,9 @@
 //! The check of the whole log, while it is being written.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
-use axum::{Json, Router, extract::ConnectInfo, routing::post};
+use axum::{Json, Router, extract::ConnectInfo, response::Response, routing::post};
+use bytes::Bytes;
 use palisade_audit::{
     going::{Ended, Going},
     log::Log,
@@ -13,11 +14,16 @@ use palisade_audit::{
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::{AuditRole, attended, broken, reads::Reader};
+use super::{
+    AuditRole,
+    attended::{told, turn_of},
+    broken,
+    reads::Reader,
+};
 use crate::{
-    control::{api::Answer, server::PeerUid},
+    control::{api::Problem, server::PeerUid},
     history::faithful::{self, Replayed, Seen},
 };
 
@@ -53,65 +59,76 @@ impl AuditRole {
             "/v1/audit/verify",
             post(
                 move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(asked): Json<VerifyLog>| async move {
-                    attended(&role, (), |role| role.verify(Reader::local(uid), asked)).await?
+                    role.verify(Reader::local(uid), asked)
                 },
             ),
         )
     }
 
-    async fn verify(self, reader: Reader, asked: VerifyLog) -> Answer<Value> {
-        let query = match asked.replay.as_deref() {
-            None => None,
-            Some(text) => Some(self.asked(text)?),
-        };
+    /// Answers with lines of how far it is, and with the report.
+    fn verify(&self, reader: Reader, asked: VerifyLog) -> Result<Response, Problem> {
+        let query = asked.replay.as_deref().map(|text| self.asked(text));
+        let query = query.transpose()?;
+        let turns = self.turns(query.is_some());
+        Ok(told(self, turns, |role| {
+            role.verified(reader, asked.earlier(), query)
+        }))
+    }
+
+    /// What a verification waits for. To make decisions again takes memory and a core, and what
+    /// went away is all fetched: each once at a time, whoever asks.
+    fn turns(
+        &self,
+        replays: bool,
+    ) -> impl Future<Output = Result<Vec<OwnedSemaphorePermit>, Diagnostic>> + Send + 'static {
+        let replay = replays.then(|| turn_of(&self.replays));
+        let afresh = self.log.archive().map(|_| turn_of(&self.afresh));
+        async move {
+            let mut turns = Vec::new();
+            for turn in [replay, afresh].into_iter().flatten() {
+                turns.push(turn.await?);
+            }
+            Ok(turns)
+        }
+    }
+
+    async fn verified(
+        self,
+        reader: Reader,
+        earlier: Vec<Earlier>,
+        query: Option<Query>,
+    ) -> Result<Bytes, Problem> {
         let told = query.as_ref().map_or("", |query| query.text());
         self.reads.note(&reader, "verify", told, 0).await?;
-        // It takes memory and a core: one at a time, and only as long as somebody waits.
-        let turn = match query {
-            Some(_) => Some(self.turn_of(&self.replays).await?),
-            None => None,
-        };
-        // It fetches all that went away: once at a time, whoever asks.
-        let afresh = match self.log.archive() {
-            Some(_) => Some(self.turn_of(&self.afresh).await?),
-            None => None,
-        };
-        let role = self.clone();
         let verified = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let _afresh = afresh;
-            let dir = role.dir.join("log");
+            let dir = self.dir.join("log");
             // The key that this service signs with, not the one that lies in the folder.
-            let key = role.log.verifier();
+            let key = self.log.verifier();
             let mut seen = query.as_ref().map(|_| Seen::of(key.name()));
             let mut see = seen
                 .as_mut()
                 .map(|seen| |index: u64, leaf: &[u8]| seen.take(index, leaf));
             let options = VerifyOptions {
                 key: Some(key.clone()),
-                earlier: asked.earlier(),
-                archive: role.log.archive().cloned(),
+                earlier,
+                archive: self.log.archive().cloned(),
                 seen: see.as_mut().map(|see| see as verify::Seen<'_>),
                 ..VerifyOptions::default()
             };
-            let going = role.store.going();
+            let going = self.store.going();
+            going.parts(1 + usize::from(query.is_some()));
             let report = verify::verify_while(going, &dir, options).map_err(Ended::diagnostic)?;
+            going.part_done();
             let seen = seen.filter(|_| report.intact());
             let replayed = query.map(|query| {
-                let asked = (&query, role.clock.now_us());
-                replayed(&role.log, &dir, asked, seen, going)
+                let asked = (&query, self.clock.now_us());
+                replayed(&self.log, &dir, asked, seen, going)
             });
-            document(&report, replayed)
+            let document = document(&report, replayed)?;
+            serde_json::to_vec(&document).map_err(|e| unwritten(&e))
         });
-        Ok(Json(verified.await.map_err(|e| broken(&e.to_string()))??))
-    }
-
-    /// One of these turns, as long as somebody waits for it.
-    async fn turn_of(&self, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Diagnostic> {
-        tokio::select! {
-            turn = turns.clone().acquire_owned() => turn.map_err(|e| broken(&e.to_string())),
-            () = self.store.going().gone() => Err(Ended.diagnostic()),
-        }
+        let verified = verified.await.map_err(|e| broken(&e.to_string()))?;
+        Ok(verified?.into())
     }
 }
 
@@ -144,17 +161,18 @@ pub(crate) fn document(
     report: &VerifyReport,
     replayed: Option<Result<Replayed, Diagnostic>>,
 ) -> Result<Value, Diagnostic> {
-    let unwritten = |e: serde_json::Error| {
-        Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
-    };
-    let mut document = serde_json::to_value(report).map_err(unwritten)?;
+    let mut document = serde_json::to_value(report).map_err(|e| unwritten(&e))?;
     let replay = match replayed {
         None => return Ok(document),
-        Some(Ok(replayed)) => serde_json::to_value(replayed).map_err(unwritten)?,
+        Some(Ok(replayed)) => serde_json::to_value(replayed).map_err(|e| unwritten(&e))?,
         Some(Err(why)) => json!({ "failed": why.to_string() }),
     };
     if let Value::Object(fields) = &mut document {
         fields.insert("replay".to_owned(), replay);
     }
     Ok(document)
+}
+
+fn unwritten(error: &serde_json::Error) -> Diagnostic {
+    Diagnostic::error(7206, "the report cannot be written").cause(error.to_string())
 }

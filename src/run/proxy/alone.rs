@@ -58,7 +58,8 @@ pub(super) async fn folder(
         parts.identity.id().as_str(),
         parts.config.demo,
         parts.clock.clone(),
-    );
+    )
+    .without_authors();
     let mut watched = SourceConfig::new(folder, parts.config.state_dir.join("policy"));
     watched.domain = Some(parts.config.trust_domain.clone());
     watched.trust = section.policy_trust.as_ref().map(policy::trust);

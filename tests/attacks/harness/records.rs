@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use palisade_mesh::{
+    personal::Mask,
     sink::{Durable, RecordSink, RecordStream, SinkError},
     wire::record::{AuthnFailure, Decision, Outcome, Record, Verdict, record::Body},
 };
@@ -91,7 +92,7 @@ impl RecordSink for Records {
 }
 
 impl RecordStream for Records {
-    fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+    fn append_masked(&mut self, record: &Record, _: &Mask) -> Result<(), SinkError> {
         self.0.lock().unwrap().push(record.clone());
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What the index joins and leaves out while the archive has lost a part of it.
 
-use std::sync::mpsc;
+use std::{io, sync::mpsc};
 
 use super::{lost::OLD, *};
 use crate::{index::Store as Index, query::Query};
@@ -181,25 +181,51 @@ fn what_is_left_out_is_known_after_a_crash() {
     }
 }
 
+/// Most times that a copy is begun anew.
+const COPIES_MAX: usize = 20;
+
 /// Copies the index before each read of an object, as a crash would leave it.
 fn at_each_read(archive: &Arc<Archive>, index: PathBuf, to: PathBuf, left: mpsc::Sender<PathBuf>) {
     let then = archive.clone();
     archive.meanwhile(move || {
-        let copy = to.join(ulid::Ulid::generate().to_string());
-        copy_all(&index, &copy);
-        left.send(copy).unwrap();
+        left.send(copied(&index, &to)).unwrap();
         at_each_read(&then, index, to, left);
     });
 }
 
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy_all(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
+/// A copy of the index. It goes on meanwhile, and what was there when its names were read can be
+/// gone by its turn: then the copy is of no moment, and is taken again.
+fn copied(index: &Path, to: &Path) -> PathBuf {
+    for _ in 0..COPIES_MAX {
+        let copy = to.join(ulid::Ulid::generate().to_string());
+        match copy_all(index, &copy) {
+            Ok(()) => return copy,
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
         }
     }
+    panic!("something of {index:?} was gone in each of {COPIES_MAX} copies");
+}
+
+fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        let copied = match from.is_dir() {
+            true => copy_all(&from, &to),
+            false => fs::copy(&from, to).map(drop),
+        };
+        if copied.is_err() && is_of_the_moment(&from) && !from.exists() {
+            continue;
+        }
+        copied?;
+    }
+    Ok(())
+}
+
+/// Whether a file has its name only until it is renamed: by the index, or by tantivy, whose
+/// temporary files begin so.
+fn is_of_the_moment(path: &Path) -> bool {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    name.ends_with(".new") || name.starts_with(".tmp")
 }

@@ -16,7 +16,7 @@ use crate::{
         rollup::KEY,
         tally::{Cell, Tally},
     },
-    query::{Field, Query, tests::any_expr},
+    query::{BY_MAX, Field, Query, tests::any_expr},
 };
 
 const HOUR: i64 = 3_600_000_000;
@@ -229,14 +229,15 @@ fn every_field_of_a_row_can_be_counted() {
     }
 }
 
-/// Fields to count by, of which rows have the first ten.
-const FIELDS: [&str; 12] = [
+/// Fields to count by, of which rows have the first eleven.
+const FIELDS: [&str; 13] = [
     "class",
     "decision",
     "reason",
     "principal",
     "service",
     "action",
+    "route",
     "policy",
     "status",
     "reporter",
@@ -254,7 +255,7 @@ proptest! {
         later in any_records(),
         by_hour in any::<bool>(),
         queries in prop::collection::vec(
-            (any_expr(), prop::collection::vec(0_usize..12, 0..4), 0_usize..4),
+            (any_expr(), prop::collection::vec(0_usize..13, 0..=BY_MAX), 0_usize..4),
             16,
         ),
         received in prop::collection::vec(-20_i64..60, 180),

@@ -40,6 +40,7 @@ pub(super) struct Group {
     pub(super) buf: Vec<u8>,
     /// End of each frame in `buf`.
     pub(super) ends: Vec<u64>,
+    /// Of what is in `buf`, once it was hashed.
     pub(super) leaves: Vec<Hash>,
     pub(super) undo: Undo,
     now_us: i64,
@@ -97,7 +98,6 @@ impl Group {
             self.buf.shrink_to(BUF_KEPT_MAX);
         }
         self.ends.clear();
-        self.leaves.clear();
         self.undo = Undo::default();
         self.now_us = now_us;
         self.checks = Checks::new(CHECKS_MAX, CHECKS_ALL_MAX);
@@ -180,13 +180,25 @@ impl Group {
         }
     }
 
+    /// Hashes its leaves.
+    pub(super) fn hash(&mut self) {
+        let mut start = 0;
+        let payloads = self.ends.iter().map(|end| {
+            let frame = start..*end as usize;
+            start = frame.end;
+            let frame = self.buf.get(frame).unwrap_or_default();
+            frame.get(FRAME_HEADER_LEN..).unwrap_or_default()
+        });
+        self.leaves.clear();
+        merkle::leaves_in_place(payloads, &mut self.leaves);
+    }
+
     /// Makes room at once: a group is a megabyte under load, and growing to it by
     /// doubling would copy it as often.
     fn reserve(&mut self, batch: &[Pending]) {
         let records: usize = batch.iter().map(|p| p.record.len()).sum();
         self.buf.reserve(records + batch.len() * FRAMING_HINT);
         self.ends.reserve(batch.len());
-        self.leaves.reserve(batch.len());
     }
 
     /// Adds a record of the log about itself.
@@ -256,7 +268,6 @@ impl Group {
 
     fn push(&mut self, streams: &mut Streams, id: usize, sequence: u64, leaf: &Leaf<'_>) {
         let record = leaf.record;
-        let start = self.buf.len();
         let envelope = EnvelopeRef {
             version: VERSION,
             stream: streams.encoded(id),
@@ -267,8 +278,6 @@ impl Group {
             sealed: &leaf.sealed,
         };
         segment::frame(&mut self.buf, |buf| envelope.encode(buf));
-        let payload = self.buf.get(start + FRAME_HEADER_LEN..).unwrap_or_default();
-        self.leaves.push(merkle::leaf_in_place(payload));
         self.ends.push(self.buf.len() as u64);
         if leaf.peek.closes_stream() {
             streams.close(id);

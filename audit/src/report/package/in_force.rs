@@ -12,12 +12,13 @@ use palisade_mesh::{
 };
 use prost::Message as _;
 
-use super::{Evidence, records::Records};
+use super::records::Records;
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
     index::StoreError,
     log::Log,
     merkle::Hash,
+    report::Evidence,
 };
 
 /// The file of these records, each with its proof.

@@ -1,6 +1,6 @@
 //! A package of a real log holds, and none that was changed does.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use palisade_mesh::{
@@ -13,13 +13,21 @@ use palisade_mesh::{
 };
 use prost::Message as _;
 
-use super::*;
+use super::{
+    pack::sealed,
+    seal::{Seal, sums},
+    *,
+};
 use crate::{
+    checkpoint::Checkpoint,
     envelope::EnvelopeRef,
-    index::Options,
-    log::Pending,
-    report::{KINDS, Kind, Period, check, covered, lacks::Missing, run},
-    source::{Entry, SourceError},
+    going::Going,
+    index::{Options, Store, StoreError},
+    log::{Log, Pending},
+    merkle::Hash,
+    note::Verifier,
+    report::{Checked, Evidence, Ground, KINDS, Kind, Period, check, covered, lacks::Missing, run},
+    source::{Entry, Source, SourceError},
     stream::{StreamKey, new_ulid},
     testing::{REPORTER, Speaker, open_log, reporter},
 };

@@ -72,7 +72,7 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "CC8.1",
         asks: "Changes are authorised and tested",
-        shows: "Changes of the policies with author, commit and effect.",
+        shows: "Changes of the policies with authors and commit as far as git has them, and effect.",
         evidence: policy_changes,
         elsewhere: "approvals and test results, which are kept with the policy repository",
     },

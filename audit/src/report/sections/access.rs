@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{add_column, bars, cell, columns, counts, most_of, newest, of_groups, step};
+use super::{add_column, bars, cell, columns, counts, most_of, named, newest, of_groups, step};
 use crate::{
     index::StoreError,
     report::{
@@ -17,8 +17,6 @@ const SERVICES_ONLY: &str =
     "which person stood behind a service: callers are workloads, proven by their certificates";
 /// Allowed requests whose addresses are looked at, newest first.
 const LOOKED_MAX: usize = 20_000;
-/// Addresses that are named in a cell.
-const ADDRESSES_MAX: usize = 3;
 const NOT_THROUGH_MESH: &str = "access that did not pass a proxy of the mesh";
 
 /// Access in use, with room for a reviewer's verdict.
@@ -26,12 +24,13 @@ pub(crate) fn in_use(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     let section = Section::new(
         "access-in-use",
         "Access in use, for review",
-        "Each row is a caller, a service it reached, and a policy that permitted it, with how often and when. \
-         The last three columns are for the reviewer: keep, revoke or ask; a row that was last used long ago is a candidate for revoking.",
+        "Each row is a caller, a service it reached, and a policy that permitted it, with how often and when, and what it reached there: \
+         the actions, and the routes of the operations; `none` is said of requests that had none. The last three columns are for the reviewer: keep, revoke or ask; a row that was last used long ago is a candidate for revoking.",
     );
     let query = e.decisions("decision:allow enforced:true")
         + " | first, last by principal, service, policy | sort principal";
     let (mut section, counted) = of_groups(section, e, query, most)?;
+    section = reached(section, e)?;
     if let Some(table) = &mut section.table {
         for name in ["keep / revoke / ask", "reviewer", "date"] {
             table.columns.push(Column {
@@ -49,6 +48,45 @@ pub(crate) fn in_use(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
         .cannot_show(USE_IS_NOT_RIGHT)
         .cannot_show(SERVICES_ONLY)
         .cannot_show("who owns a service; the policy repository says it where its files do"))
+}
+
+/// Two more columns: the actions and the routes of the requests of each row.
+fn reached(mut section: Section, e: &Evidence<'_>) -> Result<Section, StoreError> {
+    for (name, field) in [("actions", "action"), ("routes", "route")] {
+        let query = e.decisions("decision:allow enforced:true")
+            + &format!(" | count by principal, service, policy, {field}");
+        let query = most_of(&query);
+        let (counted, whole) = counts(e, &query)?;
+        let mut of_row: BTreeMap<Vec<String>, (BTreeSet<String>, u64)> = BTreeMap::new();
+        for (mut values, count) in counted {
+            let Some(value) = values.pop() else { continue };
+            let (named, requests) = of_row.entry(values).or_default();
+            named.insert(value);
+            *requests += count;
+        }
+        add_column(&mut section.table, (name, CellKind::Text), |row| {
+            let (values, requests) = row
+                .get(..3)
+                .and_then(|of| of_row.get(of))
+                .map_or((None, 0), |(values, requests)| (Some(values), *requests));
+            let all = row.get(3).and_then(|count| count.parse().ok());
+            let rest = match all.is_some_and(|all: u64| requests < all) {
+                false => "",
+                true if whole => "none",
+                true => "…",
+            };
+            let parts = [named(values), rest.to_owned()];
+            let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+            parts.join(", ")
+        });
+        section.queries.push(query);
+        if !whole {
+            section = section.cannot_show(&format!(
+                "{name} beyond those of the thousand most frequent combinations: `…` stands for what is not named"
+            ));
+        }
+    }
+    Ok(section)
 }
 
 /// Policies that permitted something.
@@ -141,14 +179,7 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
     let (sources, all_sources) = addresses(e, &from)?;
     let kind = ("addresses", CellKind::Text);
     add_column(&mut section.table, kind, |row| {
-        let of = row.get(..2).and_then(|of| sources.get(of));
-        let from = of.map_or(0, BTreeSet::len);
-        let named = of.into_iter().flatten().take(ADDRESSES_MAX);
-        let named = named.map(String::as_str).collect::<Vec<_>>().join(", ");
-        match from.saturating_sub(ADDRESSES_MAX) {
-            0 => named,
-            more => format!("{named} and {more} more"),
-        }
+        named(row.get(..2).and_then(|of| sources.get(of)))
     });
     section.queries.extend([denied, from]);
     if !all_refused {
@@ -186,3 +217,6 @@ fn addresses(e: &Evidence<'_>, query: &str) -> Result<(Addresses, bool), StoreEr
     })?;
     Ok((found, looked < LOOKED_MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,26 +1,38 @@
 //! What was changed: policies, credentials, and what operators did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{add_column, cell, columns, counts, most_of, newest, of_groups, of_rows, step};
+use super::{add_column, cell, columns, counts, most_of, named, newest, of_groups, of_rows, step};
 use crate::{
     index::StoreError,
     report::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
     },
+    row::Row,
 };
 
 /// Certificates that an inventory looks at, newest first.
 const ISSUED_MAX: usize = 200_000;
+
+/// Columns of what was done.
+const ACTIONS: [(&str, CellKind); 7] = [
+    ("time", CellKind::Time),
+    ("actor", CellKind::Text),
+    ("verb", CellKind::Text),
+    ("object", CellKind::Text),
+    ("detail", CellKind::Text),
+    ("reporter", CellKind::Text),
+    ("id", CellKind::Text),
+];
 
 /// Revisions that were activated or rejected.
 pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
     let section = Section::new(
         "policy-changes",
         "Policy changes",
-        "Every revision of the policies that came into force or was rejected, with its author, its commit where the policies come from \
-         git, the policies it added, removed and changed, and how many requests of the period were decided and denied under it. What the PDP \
+        "Every revision of the policies that came into force or was rejected. Of one in force its commit where the policies come from git, \
+         and who wrote what stands now in the policies it added or changed, as git says, which proves nobody; with the policies it added, removed and changed, and how many requests of the period were decided and denied under it. What the PDP \
          recorded, and nobody else.",
     );
     let of_pdp = e.of_part("pdp");
@@ -33,7 +45,7 @@ pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
             ("verb", CellKind::Text),
             ("sequence_before", CellKind::Number),
             ("sequence", CellKind::Number),
-            ("actor", CellKind::Text),
+            ("author", CellKind::Text),
             ("commit", CellKind::Text),
             ("added", CellKind::Text),
             ("removed", CellKind::Text),
@@ -66,6 +78,11 @@ pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         .cannot_show(
             "who approved a change: reviews are kept where the policy repository is hosted",
         )
+        .cannot_show(
+            "who removed a policy or lines of one, changed a file that is none, or brought an earlier revision back: authors are those of \
+             the lines that are there",
+        )
+        .cannot_show("of which commit a rejected revision is")
         .cannot_show("the text of a change; the commit, or the digest, names it")
         .cannot_show(
             "requests of one time of a revision that came into force more than once, as after a restart: each of its rows has all",
@@ -83,6 +100,29 @@ pub(crate) fn revisions(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
     let query = e.decisions("revision:*") + " | first, last by sequence, revision | sort -last";
     let (section, counted) = of_groups(section, e, query, most)?;
     Ok(section.figure("revisions", counted.distinct))
+}
+
+/// How revisions came to the proxies, and were taken back.
+pub(crate) fn rollouts(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "rollouts",
+        "Rollouts",
+        "How revisions were brought to the proxies step by step: planned, tried, halted, completed, and taken back, by whom and why. One \
+         that went to all proxies at once has no rows here, unless it was taken back. What the PDP recorded, and nobody else.",
+    );
+    let of_pdp = e.of_part("pdp");
+    let section = of_rows(
+        section,
+        e,
+        e.records(&format!(
+            "class:admin (verb:rollout_* OR verb:rollback) {of_pdp}"
+        )),
+        &ACTIONS,
+        most,
+    )?;
+    Ok(section.cannot_show(
+        "tickets and results of tests: these are where the policy repository is hosted",
+    ))
 }
 
 /// Open streams that were judged again.
@@ -107,21 +147,7 @@ pub(crate) fn operators(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
         "What operators and the parts of the mesh acting for them did: rotations of authorities, entries of the kill list, joined nodes, \
          rollouts.",
     );
-    let section = of_rows(
-        section,
-        e,
-        e.records("class:admin"),
-        &[
-            ("time", CellKind::Time),
-            ("actor", CellKind::Text),
-            ("verb", CellKind::Text),
-            ("object", CellKind::Text),
-            ("detail", CellKind::Text),
-            ("reporter", CellKind::Text),
-            ("id", CellKind::Text),
-        ],
-        most,
-    )?;
+    let section = of_rows(section, e, e.records("class:admin"), &ACTIONS, most)?;
     Ok(section
         .cannot_show("who approved an action, and under which ticket")
         .cannot_show("what was done on a host beside Palisade: its own audit log has that"))
@@ -145,21 +171,44 @@ pub(crate) fn credentials(e: &Evidence<'_>, most: usize) -> Result<Section, Stor
         .cannot_show("secrets of applications: Palisade issues certificates only"))
 }
 
+/// What was issued to an identity.
+struct Held {
+    /// The newest record.
+    row: Row,
+    issued: u64,
+    /// Nodes that asked.
+    nodes: BTreeSet<String>,
+}
+
+impl Held {
+    fn newest(row: Row) -> Self {
+        Self {
+            row,
+            issued: 0,
+            nodes: BTreeSet::new(),
+        }
+    }
+}
+
 /// The newest certificate of each identity.
 pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
     let mut section = Section::new(
         "certificate-inventory",
         "Certificates by identity",
-        "The newest certificate that was issued to each identity in the period, with how many it got. `ended` is said where it had \
-         expired by the end of the period and no newer one was issued. What the authority recorded, and nobody else.",
+        "The newest certificate that was issued to each identity in the period, with how many it got, and the joined nodes whose agents \
+         asked for them: none for the authority's own host, and for what was recorded before nodes were. `ended` is said where it had expired by the end of the period and no newer one \
+         was issued. What the authority recorded, and nobody else; it signs for keys of ECDSA P-256 alone.",
     );
     let of_ca = e.of_part("ca");
     let query = e.records(&format!("class:credential verb:issued {of_ca}"));
     let mut identities = BTreeMap::new();
     let looked = newest(e, &query, ISSUED_MAX, |row| {
-        let id = cell(&row, "spiffe_id");
-        let known = identities.entry(id).or_insert_with(|| (row, 0_u64));
-        known.1 += 1;
+        let (id, node) = (cell(&row, "spiffe_id"), cell(&row, "node"));
+        let known = identities.entry(id).or_insert_with(|| Held::newest(row));
+        known.issued += 1;
+        known
+            .nodes
+            .extend(Some(node).filter(|node| !node.is_empty()));
     })?;
     let end = crate::query::time::rfc3339(e.period.0.to_us);
     let mut table = Table::new(&[
@@ -171,10 +220,12 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
         ("issued", CellKind::Number),
         ("authority", CellKind::Text),
         ("attested by", CellKind::Text),
+        ("nodes", CellKind::Text),
     ]);
     table.total = u64::try_from(identities.len()).unwrap_or(u64::MAX);
     let mut ended = 0_u64;
-    for (id, (row, issued)) in identities {
+    for (id, held) in identities {
+        let Held { row, issued, nodes } = held;
         let not_after = cell(&row, "not_after");
         let is_over = !not_after.is_empty() && not_after <= end;
         ended += u64::from(is_over);
@@ -190,6 +241,7 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
             issued.to_string(),
             cell(&row, "authority"),
             cell(&row, "selector"),
+            named(Some(&nodes)),
         ]);
     }
     section = section
@@ -228,7 +280,7 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
     }
     Ok(section
         .cannot_show(
-            "on which hosts an identity is used: `hygiene` has the addresses that it called from",
+            "on which hosts an identity is used, beside the nodes that asked for its certificates: `hygiene` has the addresses that it called from",
         )
         .cannot_show("connections of an identity that asked for nothing on them")
         .cannot_show(

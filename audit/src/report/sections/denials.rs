@@ -119,3 +119,6 @@ pub(crate) fn handshakes(e: &Evidence<'_>, most: usize) -> Result<Section, Store
         .figure("identities they claimed", named.distinct)
         .cannot_show("attempts below TLS: port scans, connections that sent nothing"))
 }
+
+#[cfg(test)]
+mod tests;

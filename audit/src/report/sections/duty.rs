@@ -29,28 +29,27 @@ pub(crate) fn alerts(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     let queries = [e.records(&filter), e.records_before(&filter)];
     let mut rows = Vec::new();
     for query in &queries {
-        e.visit(query, |row| {
-            rows.push(row);
-            rows.len() < ALERTS_MAX
-        })?;
+        // What is behind a place that was not read says nothing of what is before it.
+        if rows.len() < ALERTS_MAX {
+            e.visit(query, |row| {
+                rows.push(row);
+                rows.len() < ALERTS_MAX
+            })?;
+        }
     }
     let whole = rows.len() < ALERTS_MAX;
     let begins = e.period.0.from_us;
-    let mut acknowledged: BTreeMap<String, Row> = BTreeMap::new();
-    let mut all = Vec::new();
-    // Newest first: an acknowledgement comes before what it is about.
-    for row in rows {
-        let firing = row.text("firing").unwrap_or_default().to_owned();
-        if row.text("verb") == Some("acknowledged") {
-            acknowledged.insert(firing, row);
-        } else {
-            let acknowledged = acknowledged.remove(&firing);
-            all.push(Alert {
-                fired: row,
-                acknowledged,
-            });
-        }
-    }
+    let (answers, fired): (Vec<Row>, Vec<Row>) = rows
+        .into_iter()
+        .partition(|row| row.text("verb") == Some("acknowledged"));
+    // Newest first: of several answers the first that was given stays.
+    let mut answers: BTreeMap<String, Row> =
+        answers.into_iter().map(|row| (firing(&row), row)).collect();
+    let fired = fired.into_iter().map(|fired| Alert {
+        acknowledged: answers.remove(&firing(&fired)),
+        fired,
+    });
+    let mut all: Vec<Alert> = fired.collect();
     // Of the time before, what was open when the period began.
     all.retain(|alert| {
         let answered_before = |row: &Row| row.time_us < begins;
@@ -58,6 +57,11 @@ pub(crate) fn alerts(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     });
     all.sort_by_key(|alert| (alert.acknowledged.is_some(), alert.fired.time_us));
     Ok(section(&all, &queries, e, most, whole))
+}
+
+/// Which time that a rule was met a record is about.
+fn firing(row: &Row) -> String {
+    row.text("firing").unwrap_or_default().to_owned()
 }
 
 fn section(
@@ -80,7 +84,7 @@ fn section(
     )
     .figure("met in the period", all.iter().filter(|a| a.fired.time_us >= e.period.0.from_us).count())
     .figure("answered for", waits.len())
-    .figure("median time to an answer", of(waits.get(waits.len() / 2).copied()))
+    .figure("median time to an answer", of(median(&waits)))
     .figure("longest time to an answer", of(waits.last().copied()))
     .figure("open at the end", open.count())
     .figure("the oldest open since", oldest.map_or_else(|| "–".to_owned(), rfc3339));
@@ -112,7 +116,9 @@ fn section(
 impl Alert {
     fn answered_after_us(&self) -> Option<i64> {
         let answered = self.acknowledged.as_ref()?;
-        Some(answered.time_us.saturating_sub(self.fired.time_us))
+        let after_us = answered.time_us.saturating_sub(self.fired.time_us);
+        // A clock may have been set back meanwhile.
+        Some(after_us.max(0))
     }
 
     fn row(&self) -> Vec<String> {
@@ -131,6 +137,18 @@ impl Alert {
             self.answered_after_us().map_or_else(String::new, about),
             answer("detail"),
         ]
+    }
+}
+
+/// The one in the middle of sorted lengths of time; of an even number, what is between two.
+fn median(sorted: &[i64]) -> Option<i64> {
+    let upper = *sorted.get(sorted.len() / 2)?;
+    match sorted.len() % 2 {
+        0 => {
+            let lower = *sorted.get(sorted.len() / 2 - 1)?;
+            Some(lower + (upper - lower) / 2)
+        }
+        _ => Some(upper),
     }
 }
 
@@ -281,3 +299,6 @@ pub(crate) fn kept(e: &Evidence<'_>) -> Result<Section, StoreError> {
     section.queries = queries;
     Ok(section)
 }
+
+#[cfg(test)]
+mod tests;

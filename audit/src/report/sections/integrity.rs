@@ -493,24 +493,4 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What went long before the time that is to be kept does not shorten it, on both sides of
-    /// the first day of that.
-    #[test]
-    fn only_what_went_of_the_time_that_is_to_be_kept_shortens_it() {
-        let day = |n: i64| n * DAY_US;
-        let to = day(1000);
-        // Everything before day 700 is gone, then everything before 635 and one.
-        assert!(is_short("60 days", day(760), to, 365));
-        assert!(is_short("60 days", day(695) + 1, to, 365));
-        assert!(!is_short("60 days", day(695), to, 365));
-        assert!(!is_short("60 days", day(200), to, 365));
-        assert!(is_short("60 days", day(200), to, 6 * 365));
-        // Who keeps for so long keeps, also when it is over long after the period.
-        assert!(!is_short("365 days", day(5000), to, 365));
-        assert!(is_short("364 days", day(5000), to, 365));
-        assert!(is_short("no time", day(200), to, 365));
-    }
-}
+mod tests;

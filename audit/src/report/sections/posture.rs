@@ -195,3 +195,6 @@ pub(crate) fn reasons(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
     let (section, counted) = of_groups(section, e, query, most)?;
     Ok(section.figure("decisions", counted.total))
 }
+
+#[cfg(test)]
+mod tests;

@@ -399,11 +399,18 @@ async fn a_node_gets_certificates_for_what_is_its_own_only() {
         let outcome = authority.issue(asked).await;
         assert_eq!(outcome.is_ok(), expected, "{node} {id}: {outcome:?}");
     }
-    let told = office.records.bodies().into_iter().any(|b| match b {
-        Body::Credential(c) => c.verb == "refused" && c.detail.contains("asked by node host-3"),
-        _ => false,
-    });
-    assert!(told);
+    let told = |verb: &str, id: &str, node: &str| {
+        let bodies = office.records.bodies().into_iter();
+        let mut of_it = bodies.filter_map(|body| match body {
+            Body::Credential(c) => (c.verb == verb && c.spiffe_id.ends_with(id)).then_some(c.node),
+            _ => None,
+        });
+        of_it.any(|named| named == node)
+    };
+    assert!(told("refused", "/two", "host-3"));
+    assert!(told("issued", "/two", "host-2"));
+    assert!(told("issued", "/palisade/pdp", "host-3"));
+    assert!(!told("issued", "/two", ""));
     // The local agent's door does not serve what is another node's either.
     let refused = office.ca.issue(&request("spiffe://acme.test/two")).await;
     assert!(matches!(refused, Err(crate::issue::Refusal::OtherNode(_))));

@@ -159,3 +159,77 @@ fn whoever_stands_for_the_unknown_is_unknown() {
         ]
     );
 }
+
+/// What records leave out is reviewed like everything else: told of the service, and of an
+/// operation only where that is another change.
+#[test]
+fn a_changed_mask_is_told_of_what_it_stands_at() {
+    let (path, query) = (
+        format!("{READ}, mask: [path]"),
+        format!("{SEALED}, mask: [query]"),
+    );
+    let told = |old: (&str, &[&str]), new: (&str, &[&str])| -> Vec<String> {
+        let of = |(defaults, operations): (&str, &[&str])| {
+            revision(&format!("{SETTINGS}{defaults}"), operations, PERMIT)
+        };
+        let items = Comparison::new(of(old), of(new), NOW_US).texts();
+        let line = |i: super::super::texts::Item| {
+            format!("{:?} {} {}", i.kind, i.id, i.details.join("; "))
+        };
+        items.into_iter().map(line).collect()
+    };
+    let (plain, all) = ("", "defaults: { mask: [path, user] }\n");
+    assert_eq!(told((all, &[READ]), (all, &[READ])), [] as [String; 0]);
+    let defaults = [
+        "Service shop/files mask +path +user",
+        "Service shop/web mask +path +user",
+        "Setting palisade.yaml mask +path +user",
+    ];
+    assert_eq!(told((plain, &[READ]), (all, &[READ])), defaults);
+    let less: Vec<String> = defaults.iter().map(|d| d.replace('+', "−")).collect();
+    assert_eq!(told((all, &[READ]), (plain, &[READ])), less);
+    assert_eq!(
+        told((plain, &[READ, SEALED]), (plain, &[&path, &query])),
+        [
+            "Service shop/files of requests that are no operation mask +path +query",
+            "Operation shop/files/read mask +path",
+            "Operation shop/files/sealed mask +query"
+        ]
+    );
+    // Another name hides no mask.
+    let renamed = path.replace("name: read", "name: get");
+    let plainly = READ.replace("name: read", "name: get");
+    assert_ne!(renamed, path);
+    let matched = "GET /a/{x}";
+    assert_eq!(
+        told((plain, &[&path]), (plain, &[&plainly])),
+        [
+            "Service shop/files of requests that are no operation mask −path".to_owned(),
+            format!("Operation shop/files/get {matched}"),
+            format!("Operation shop/files/read {matched}; mask −path"),
+        ]
+    );
+    assert_eq!(
+        told(
+            (plain, &[READ]),
+            (plain, &[READ, &renamed.replace("GET", "PUT")])
+        ),
+        [
+            "Service shop/files of requests that are no operation mask +path".to_owned(),
+            format!(
+                "Operation shop/files/get {}; mask +path",
+                matched.replace("GET", "PUT")
+            ),
+        ]
+    );
+    // One has it already, the other gains more than its service.
+    let both = told((plain, &[&path, SEALED]), (all, &[&path, &query]));
+    let of_operations: Vec<&String> = both.iter().filter(|t| t.starts_with("Op")).collect();
+    assert_eq!(
+        of_operations,
+        [
+            "Operation shop/files/read mask +user",
+            "Operation shop/files/sealed mask +path +query +user"
+        ]
+    );
+}

@@ -46,6 +46,15 @@ pub(super) fn request(catalogue: &Catalogue, ask: &Ask) -> Result<Asked, Diagnos
     }
 }
 
+/// The service that is meant, where as much can be understood.
+pub(super) fn service(catalogue: &Catalogue, ask: &Ask) -> Option<Arc<Service>> {
+    let target = match &ask.on {
+        Some(on) => on_service(catalogue, on, &ask.target),
+        None => target(catalogue, &ask.target),
+    };
+    target.ok().map(|target| target.service)
+}
+
 enum Verb<'a> {
     Action(&'a str),
     Method(Method),

@@ -5,13 +5,14 @@ use palisade_mesh::{
     catalogue::{Protocol, ServiceId},
     diagnostic::{Diagnostic, Location, did_you_mean},
     operation::{Operation, OperationTable, Template},
+    personal::Mask,
     yaml::Span,
 };
 use smol_str::{SmolStr, format_smolstr};
 
 use super::is_word;
 use crate::author::{
-    codes,
+    codes, mask,
     settings::AUDIT,
     yaml::{Fields, Node, Reader},
 };
@@ -23,12 +24,20 @@ const OVERLAPS_TOLD_MAX: usize = 20;
 /// Prefixes of actions that the generated schema keeps for itself.
 const PREFIXES_RESERVED: &[&str] = &["grpc", "http", "palisade", "tcp"];
 
+/// What the service of an operation is, and what it may name.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'s> {
+    pub(super) id: &'s ServiceId,
+    pub(super) protocol: Protocol,
+    pub(super) hosts: &'s [SmolStr],
+    pub(super) mask: &'s Mask,
+    pub(super) headers: &'s [SmolStr],
+}
+
 /// Reads `operations`, with the place of each; none when two of them overlap.
 pub(super) fn read(
     fields: Fields<'_>,
-    id: &ServiceId,
-    protocol: Protocol,
-    hosts: &[SmolStr],
+    around: Around<'_>,
     reader: &mut Reader<'_>,
 ) -> (OperationTable, Vec<Location>) {
     let Some(node) = fields.get("operations") else {
@@ -48,7 +57,7 @@ pub(super) fn read(
     let mut operations: Vec<Operation> = Vec::new();
     let mut places: Vec<Location> = Vec::new();
     for item in items {
-        let Some((operation, span)) = operation(item, id, protocol, hosts, reader) else {
+        let Some((operation, span)) = operation(item, around, reader) else {
             continue;
         };
         if let Some(first) = operations.iter().position(|o| o.name == operation.name) {
@@ -109,16 +118,11 @@ fn overlap(
 
 fn operation(
     item: &Node,
-    service: &ServiceId,
-    protocol: Protocol,
-    hosts: &[SmolStr],
+    around: Around<'_>,
     reader: &mut Reader<'_>,
 ) -> Option<(Operation, Span)> {
-    let fields = reader.fields(
-        item,
-        super::OPERATION,
-        &["name", "match", "action", "host", "audit"],
-    )?;
+    let known = &["name", "match", "action", "host", "audit", "mask"];
+    let fields = reader.fields(item, super::OPERATION, known)?;
     let name = match fields.get("name") {
         Some(node) => operation_name(node, reader),
         None => {
@@ -126,12 +130,12 @@ fn operation(
             None
         }
     };
-    let example = match protocol {
+    let example = match around.protocol {
         Protocol::Http => "match: \"GET /orders/{id}\"",
         Protocol::Grpc => "match: \"shop.v1.Orders/Get\"",
     };
     let matched = match fields.get("match") {
-        Some(node) => matched(node, protocol, example, reader),
+        Some(node) => matched(node, around.protocol, example, reader),
         None => {
             reader.missing(fields.span, "an operation", "match", example);
             None
@@ -141,17 +145,27 @@ fn operation(
     let audit = fields
         .get("audit")
         .and_then(|n| reader.choice(n, "`audit`", AUDIT));
-    let limited = operation_hosts(fields, hosts, reader);
+    let mask = match fields.written("mask") {
+        Some(node) => (around.mask).and(&mask::read(node, around.headers, reader)),
+        None => Mask::NONE,
+    };
+    // One that adds nothing is as the service.
+    let mask = match mask.is_same(around.mask) {
+        true => Mask::NONE,
+        false => mask,
+    };
+    let limited = operation_hosts(fields, around.hosts, reader);
     let (name, span) = name?;
     let (methods, template) = matched?;
     let operation = Operation {
-        id: format_smolstr!("{service}/{name}"),
+        id: format_smolstr!("{}/{name}", around.id),
         name: name.into(),
         methods,
         hosts: limited,
         template,
         action,
         audit,
+        mask,
     };
     Some((operation, span))
 }

@@ -411,7 +411,7 @@ impl Source {
         self.note(&next);
         let current = self.current();
         self.recorder
-            .leave(changes::activated(current.as_deref(), &next));
+            .change(changes::activated(current.as_deref(), &next));
         self.state.send_modify(|s| {
             s.current = Some(next);
             s.rollout = rollout.or(s.rollout.take());

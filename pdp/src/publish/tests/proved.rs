@@ -1,6 +1,9 @@
 //! Invariants of what a PDP puts together: refused, attested, or said not to be proved.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Condvar,
+    atomic::{AtomicBool, Ordering},
+};
 
 use palisade_mesh::{diagnostic::Severity, wire::policy::Proof};
 
@@ -58,27 +61,50 @@ impl Prove for Scripted {
     }
 }
 
-/// Proves nothing for as long as it is held up; whoever holds it lets it go.
+/// Proves nothing for as long as it is held up.
 #[derive(Debug, Default)]
 struct Slow {
-    held: AtomicBool,
-    begun: AtomicBool,
+    work: Mutex<Work>,
+    let_go: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    held: bool,
+    asked: bool,
+}
+
+impl Slow {
+    /// Holds it up until what is given is dropped.
+    fn hold(self: &Arc<Self>) -> Hold {
+        self.work.lock().unwrap().held = true;
+        Hold(self.clone())
+    }
+
+    fn is_held(&self) -> bool {
+        self.work.lock().unwrap().held
+    }
+
+    /// Whether it was asked for something while it was held up.
+    fn is_asked(&self) -> bool {
+        self.work.lock().unwrap().asked
+    }
 }
 
 struct Hold(Arc<Slow>);
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.held.store(false, Ordering::SeqCst);
+        self.0.work.lock().unwrap().held = false;
+        self.0.let_go.notify_all();
     }
 }
 
 impl Prove for Slow {
     fn prove(&self, _: &Compiled) -> Proved {
-        while self.held.load(Ordering::SeqCst) {
-            self.begun.store(true, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        let mut work = self.work.lock().unwrap();
+        work.asked |= work.held;
+        drop(self.let_go.wait_while(work, |work| work.held).unwrap());
         Proved::default()
     }
 }
@@ -168,16 +194,10 @@ async fn what_is_being_proved_holds_up_no_rollout() {
         |s: &State, phase: Phase| s.rollout.as_ref().is_some_and(|u| u.rollout.phase == phase);
     until(&mut seen, "in shadow", |s| is_in(s, Phase::Shadow)).await;
 
-    let hold = Hold(prover.clone());
-    prover.held.store(true, Ordering::SeqCst);
+    let hold = prover.hold();
     let more = format!("@id(\"more\")\n{PERMIT}");
     sample::write(stage.dir.path(), "policies/more.cedar", &more);
-    let begun = async {
-        while !prover.begun.load(Ordering::SeqCst) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, begun).await.expect("the solver is asked");
+    eventually("the solver is asked", || prover.is_asked()).await;
     let paused = timeout(PATIENCE, orders.give("ana", Order::Pause)).await;
     paused.expect("while the solver works").unwrap();
     let content = Content::Source;
@@ -192,7 +212,7 @@ async fn what_is_being_proved_holds_up_no_rollout() {
             .is_some_and(|u| u.rollout.stopped().is_some())
     };
     until(&mut seen, "halted by a gate", halted).await;
-    assert!(prover.held.load(Ordering::SeqCst) && !preview.is_finished());
+    assert!(prover.is_held() && !preview.is_finished());
 
     drop(hold);
     let added = timeout(PATIENCE, preview).await.unwrap().unwrap().unwrap();
@@ -379,20 +399,14 @@ async fn an_order_that_was_overtaken_begins_nothing() {
     sample::write(other.path(), "invariants/cards.cedar", NO_CARDS);
     wide(other.path());
     let bundle = author::load(other.path()).compiled.unwrap().bundle;
-    let hold = Hold(prover.clone());
-    prover.held.store(true, Ordering::SeqCst);
+    let hold = prover.hold();
     let content = Content::Bundle(bundle);
     let of_start = orders.clone();
     let started = tokio::spawn(async move {
         let order = Order::Start(Plan::default(), content);
         of_start.give("ana", order).await.map_err(|d| d.code.0)
     });
-    let begun = async {
-        while !prover.begun.load(Ordering::SeqCst) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, begun).await.expect("the solver is asked");
+    eventually("the solver is asked", || prover.is_asked()).await;
     orders.give("bea", Order::Rollback(None)).await.unwrap();
     assert_eq!(sequence(&seen.borrow()), 3);
     drop(hold);

@@ -10,6 +10,7 @@ use palisade_mesh::{
     catalogue::{Catalogue, DeclaredHeader, HeaderShape, Protocol, Service, ServiceId, Unmatched},
     decision::{Answer, Decision, Question, SelfCheck, Undecided, Verdict},
     operation::{Operation, OperationTable, Template},
+    personal::Mask,
     snapshot::{Digest, Versions},
     spiffe_id::{SpiffeId, TrustDomain},
     svid::PeerFacts,
@@ -40,6 +41,7 @@ pub(crate) struct Rules {
     sequence: u64,
     kill_list: u64,
     declared: Vec<DeclaredHeader>,
+    mask: Mask,
     /// How often the engine was found to differ from its reference.
     differed: Arc<AtomicU64>,
 }
@@ -53,6 +55,7 @@ impl Rules {
             shadow_permits: Arc::new(|_| Vec::new()),
             sequence: 1,
             kill_list: 3,
+            mask: Mask::NONE,
             differed: Arc::new(AtomicU64::new(2)),
             declared: vec![
                 DeclaredHeader {
@@ -158,6 +161,11 @@ impl Rules {
         self
     }
 
+    /// The same, where records about no known service leave out `mask`.
+    pub(crate) fn masking(self, mask: Mask) -> Self {
+        Self { mask, ..self }
+    }
+
     /// A snapshot with these services.
     pub(crate) fn snapshot(&self, services: Vec<Service>) -> Arc<LivePolicy> {
         let domain = TrustDomain::parse(DOMAIN).unwrap();
@@ -165,7 +173,9 @@ impl Rules {
         let mut services = services;
         services.push(service("web", &[super::id("ns/shop/sa/web")]));
         Arc::new(LivePolicy::new(Arc::new(Snapshot {
-            catalogue: Arc::new(Catalogue::new(domain, services, headers)),
+            catalogue: Arc::new(
+                Catalogue::new(domain, services, headers).masking(self.mask.clone()),
+            ),
             rules: self.clone(),
         })))
     }
@@ -186,6 +196,7 @@ pub(crate) fn service(name: &str, identities: &[SpiffeId]) -> Service {
         template: Template::parse(template).unwrap(),
         action: None,
         audit: None,
+        mask: Mask::NONE,
     };
     let all = Method::ALL;
     Service {
@@ -213,6 +224,7 @@ pub(crate) fn service(name: &str, identities: &[SpiffeId]) -> Service {
         .unwrap(),
         unmatched: Unmatched::NotFound,
         audit: AuditMode::Spool,
+        mask: Mask::NONE,
         endpoints: vec![],
         request_timeout: PATIENCE,
     }

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use palisade_mesh::{
+    personal::Mask,
     sink::{Durable, RecordSink, RecordStream, SinkError},
     wire::record::{AuthnFailure, Decision, Outcome, Record, Rejudgement, record::Body},
 };
@@ -17,6 +18,7 @@ use super::{Shared, until};
 #[derive(Clone)]
 pub(crate) struct Capture {
     records: Shared<Vec<Record>>,
+    masks: Shared<Vec<Mask>>,
     full: Arc<AtomicBool>,
     durable: watch::Sender<Option<Result<(), SinkError>>>,
     asked: Arc<AtomicUsize>,
@@ -26,6 +28,7 @@ impl Default for Capture {
     fn default() -> Self {
         Self {
             records: Arc::default(),
+            masks: Arc::default(),
             full: Arc::default(),
             durable: watch::channel(Some(Ok(()))).0,
             asked: Arc::default(),
@@ -51,6 +54,12 @@ impl Capture {
 
     pub(crate) fn all(&self) -> Vec<Record> {
         self.records.lock().unwrap().clone()
+    }
+
+    /// Every record so far, and what it is to leave out.
+    pub(crate) fn masked(&self) -> Vec<(Record, Mask)> {
+        let masks = self.masks.lock().unwrap().clone();
+        self.all().into_iter().zip(masks).collect()
     }
 
     pub(crate) fn decisions(&self) -> Vec<(Record, Decision)> {
@@ -106,10 +115,11 @@ impl RecordSink for Capture {
 }
 
 impl RecordStream for Capture {
-    fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+    fn append_masked(&mut self, record: &Record, mask: &Mask) -> Result<(), SinkError> {
         if self.full.load(SeqCst) {
             return Err(SinkError::Full);
         }
+        self.masks.lock().unwrap().push(mask.clone());
         self.records.lock().unwrap().push(record.clone());
         Ok(())
     }

@@ -3,9 +3,11 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
+use palisade_audit::export::{self, Object, columns};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,7 +36,12 @@ pub(super) struct Note {
     from: String,
     to: String,
     complete: bool,
-    gaps: Value,
+    /// What its records lack, as the last answer says.
+    #[serde(default)]
+    lacks: Object,
+    /// The columns of its head.
+    #[serde(default)]
+    columns: String,
 }
 
 impl Note {
@@ -51,7 +58,8 @@ impl Note {
             from: String::new(),
             to: String::new(),
             complete: true,
-            gaps: json!([]),
+            lacks: Object::new(),
+            columns: columns_now(),
         }
     }
 
@@ -68,7 +76,7 @@ impl Note {
         self.from = text("from").unwrap_or_default();
         self.to = text("to").unwrap_or_default();
         self.complete &= page.get("complete") != Some(&Value::Bool(false));
-        self.gaps = page.get("gaps").cloned().unwrap_or_default();
+        self.lacks = export::lacks(page);
     }
 }
 
@@ -113,10 +121,6 @@ impl Part {
             )
             .help("go on with it: --resume; or begin anew: --overwrite"));
         }
-        let note = match resume {
-            true => earlier(&known, &fresh)?,
-            false => fresh,
-        };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(&part).map_err(|e| failed(&part, &e))?;
@@ -127,6 +131,20 @@ impl Part {
             )
             .help("wait for it, or choose another name"));
         }
+        // Another export may have given it its name, and it is whole then.
+        if !is_named(&file, &part).map_err(|e| failed(&part, &e))? {
+            return Err(Diagnostic::error(
+                7704,
+                format!("another export has finished `{}`", part.display()),
+            )
+            .help("choose another name, or replace what is there: --overwrite"));
+        }
+        let note = match resume {
+            true => earlier(&known, &fresh, &file)?,
+            false => fresh,
+        };
+        // What is left of an earlier export says nothing about one that begins.
+        keep(&note, to)?;
         // What came after the last whole page is asked for again.
         file.set_len(note.bytes)
             .and_then(|()| file.seek(SeekFrom::End(0)))
@@ -153,15 +171,10 @@ impl Part {
         }
         out::rows(self.format, rows, &mut page, note)?;
         note.bytes += wide(page.len());
-        let (part, kept) = (part_of(&self.to), note_of(&self.to));
         let written = self.file.write_all(&page);
         let written = written.and_then(|()| self.file.sync_data());
-        written.map_err(|e| failed(&part, &e))?;
-        let text = serde_json::to_vec(note).map_err(|e| failed(&kept, &e))?;
-        let new = with_ending(&self.to, ".part.json.new");
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &kept))
-            .map_err(|e| failed(&kept, &e))
+        written.map_err(|e| failed(&part_of(&self.to), &e))?;
+        keep(note, &self.to)
     }
 
     /// Gives the file its name, and says what is in it.
@@ -184,14 +197,8 @@ impl Part {
             .help("move it away and go on: --resume"));
         }
         fs::rename(&whole, &self.to).map_err(|e| failed(&self.to, &e))?;
-        for path in [part, note_of(&self.to)] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed(&path, &error));
-                }
-                _ => {}
-            }
-        }
+        remove(&part)?;
+        remove(&note_of(&self.to))?;
         Ok(json!({
             "file": self.to.display().to_string(),
             "format": note.format,
@@ -203,12 +210,18 @@ impl Part {
             "from": note.from,
             "to": note.to,
             "complete": note.complete,
-            "gaps": note.gaps,
+            "gaps": note.gaps(),
+            "lacks": note.lacks,
         }))
     }
 }
 
 impl Note {
+    fn gaps(&self) -> Value {
+        let gaps = self.lacks.get("gaps");
+        gaps.cloned().unwrap_or_else(|| json!([]))
+    }
+
     /// What there is to say about it.
     pub(super) fn summary(&self) -> Value {
         json!({
@@ -219,26 +232,65 @@ impl Note {
             "from": self.from,
             "to": self.to,
             "complete": self.complete,
-            "gaps": self.gaps,
+            "gaps": self.gaps(),
+            "lacks": self.lacks,
         })
     }
 
     /// What a Parquet file says about itself.
-    pub(super) fn facts(&self) -> [(&'static str, String); 6] {
+    pub(super) fn facts(&self) -> [(&'static str, String); 7] {
         [
             ("palisade.query", self.query.clone()),
             ("palisade.from", self.from.clone()),
             ("palisade.to", self.to.clone()),
             ("palisade.records", self.records.to_string()),
             ("palisade.complete", self.complete.to_string()),
-            ("palisade.gaps", self.gaps.to_string()),
+            ("palisade.gaps", self.gaps().to_string()),
+            (
+                "palisade.lacks",
+                Value::Object(self.lacks.clone()).to_string(),
+            ),
         ]
     }
 }
 
-/// The note of an interrupted export, if it was of the same records in the same format.
-fn earlier(path: &Path, asked: &Note) -> Result<Note, Diagnostic> {
-    let text = fs::read(path).map_err(|e| failed(path, &e))?;
+/// Puts the note beside the part of `to`.
+fn keep(note: &Note, to: &Path) -> Result<(), Diagnostic> {
+    let (kept, new) = (note_of(to), with_ending(to, ".part.json.new"));
+    let text = serde_json::to_vec(note).map_err(|e| failed(&kept, &e))?;
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, &kept))
+        .map_err(|e| failed(&kept, &e))
+}
+
+/// Whether `path` is the name of this file.
+fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    let opened = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The note of an interrupted export, if it was of the same records in the same format, and
+/// all that it says is in the part.
+fn earlier(path: &Path, asked: &Note, part: &File) -> Result<Note, Diagnostic> {
+    let len = part.metadata().map_err(|e| failed(path, &e))?.len();
+    let text = match fs::read(path) {
+        // It ended before it had noted anything.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && len == 0 => {
+            return Ok(asked.clone());
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(
+                Diagnostic::error(7705, "how far the interrupted export was is not known")
+                    .cause(format!("there is no `{}`", path.display()))
+                    .help("put it back, or begin anew: --overwrite"),
+            );
+        }
+        text => text.map_err(|e| failed(path, &e))?,
+    };
     let note: Note = serde_json::from_slice(&text).map_err(|e| failed(path, &e))?;
     if (&note.query, &note.format) != (&asked.query, &asked.format) {
         return Err(
@@ -247,7 +299,27 @@ fn earlier(path: &Path, asked: &Note) -> Result<Note, Diagnostic> {
                 .help("ask for the same, or begin anew: --overwrite"),
         );
     }
+    if note.columns != asked.columns {
+        return Err(
+            Diagnostic::error(7705, "the interrupted export has other columns")
+                .cause("another version of palisade began it")
+                .help("begin anew: --overwrite"),
+        );
+    }
+    if len < note.bytes {
+        return Err(
+            Diagnostic::error(7705, "the part of the interrupted export was cut")
+                .cause(format!("it has {len} bytes, and had {}", note.bytes))
+                .help("begin anew: --overwrite"),
+        );
+    }
     Ok(note)
+}
+
+/// The columns that a file which is begun now has, in their order.
+fn columns_now() -> String {
+    let names = columns().map(|column| column.name);
+    names.collect::<Vec<_>>().join(",")
 }
 
 fn digest(path: &Path) -> io::Result<(u64, String)> {
@@ -262,6 +334,14 @@ fn digest(path: &Path) -> io::Result<(u64, String)> {
         }
         context.update(buffer.get(..n).unwrap_or_default());
         bytes += wide(n);
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<(), Diagnostic> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path, &error)),
+        _ => Ok(()),
     }
 }
 
@@ -292,11 +372,20 @@ pub(super) fn failed(path: &Path, why: &impl std::fmt::Display) -> Diagnostic {
     .help("check the folder, its rights and the room on the disk; then go on: --resume")
 }
 
+/// What is told of an export to a file that its user ended.
 pub(super) fn interrupted(note: &Note) -> Diagnostic {
     let seen = render::count(note.seen(), "record is", "records are");
     Diagnostic::error(7707, "the export was interrupted")
         .cause(format!("{seen} in the `.part` file"))
         .help("go on with the same command and --resume")
+}
+
+/// The same of what went to a program or a receiver.
+pub(super) fn cut_short(note: &Note) -> Diagnostic {
+    let seen = render::count(note.seen(), "record was", "records were");
+    Diagnostic::error(7707, "the export was interrupted")
+        .cause(format!("{seen} given out"))
+        .help("it begins anew; to go on with it later, export to a file: --to FILE")
 }
 
 pub(super) fn reader_gone() -> Diagnostic {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use palisade_audit::{
-    export::{Object, ParquetFile, ocsf_event, write_csv, write_csv_head, write_jsonl},
+    export::{Object, ParquetFile, lacks, ocsf_event, write_csv, write_csv_head, write_jsonl},
     index::Coverage,
     row::Row,
 };
@@ -107,6 +107,7 @@ impl FileBytes {
             return Ok(Vec::new());
         };
         if let Some(file) = file.take() {
+            let lacks = lacks(&serde_json::to_value(coverage)?);
             let facts = [
                 ("palisade.query", query.to_owned()),
                 ("palisade.from", coverage.from.clone()),
@@ -114,6 +115,7 @@ impl FileBytes {
                 ("palisade.records", records.to_string()),
                 ("palisade.complete", coverage.complete.to_string()),
                 ("palisade.gaps", serde_json::to_string(&coverage.gaps)?),
+                ("palisade.lacks", serde_json::to_string(&lacks)?),
             ];
             file.finish(&facts).map_err(io::Error::other)?;
         }

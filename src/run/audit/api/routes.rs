@@ -7,7 +7,7 @@ use palisade_audit::{
 };
 use palisade_pdp::readers::ReadAction;
 
-use super::super::{ROWS_DEFAULT, sums::FACET_TOP_DEFAULT};
+use super::super::{search::ROWS_DEFAULT, sums::FACET_TOP_DEFAULT};
 
 /// Longest body of a request, in bytes.
 pub(super) const BODY_LEN_MAX: usize = 64 << 10;

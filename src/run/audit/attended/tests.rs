@@ -74,7 +74,7 @@ async fn who_goes_away_ends_the_work_which_keeps_its_turn_until_then() {
     let dir = tempfile::tempdir().unwrap();
     let (role, turns) = (role(&dir), Arc::new(Semaphore::new(1)));
     let (work, stubborn) = stubborn();
-    let answer = told(&role, &turns, |role| async move {
+    let answer = told(&role, turn_of(&turns), |role| async move {
         let worked = move || work(role.store.going());
         tokio::task::spawn_blocking(worked).await.unwrap();
         Ok(Bytes::new())
@@ -90,7 +90,7 @@ fn the_end_of_the_service_ends_the_work() {
     let (work, Stubborn { begun, heard, end }) = stubborn();
     let answer = runtime.block_on(async {
         let (role, turns) = (role(&dir), Arc::new(Semaphore::new(1)));
-        told(&role, &turns, |role| async move {
+        told(&role, turn_of(&turns), |role| async move {
             let worked = move || work(role.store.going());
             tokio::task::spawn_blocking(worked).await.unwrap();
             Ok(Bytes::new())
@@ -127,7 +127,7 @@ async fn work_tells_what_it_waits_for_how_far_it_is_and_what_came_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let (role, turns) = (role(&dir), Arc::new(Semaphore::new(1)));
     let other = turn(&turns).await;
-    let mut answer = told(&role, &turns, |role| async move {
+    let mut answer = told(&role, turn_of(&turns), |role| async move {
         role.store.going().parts(2);
         role.store.going().part_done();
         tokio::time::sleep(2 * EVERY).await;
@@ -145,7 +145,9 @@ async fn work_tells_what_it_waits_for_how_far_it_is_and_what_came_of_it() {
         lines.contains("{\"far\":{\"records\":0,\"done\":1000,\"all\":2000}}"),
         "{lines}"
     );
-    let none = told(&role, &turns, |_| async { Err(broken("the disk").into()) });
+    let none = told(&role, turn_of(&turns), |_| async {
+        Err(broken("the disk").into())
+    });
     let none = to_bytes(none.into_body(), 1 << 20).await.unwrap();
     let last = none
         .split(|b| *b == b'\n')

@@ -86,17 +86,30 @@ pub(super) const FIRING: Field = Field {
 pub(super) const ACTOR: Field = Field {
     name: "actor",
     kind: Kind::Name,
-    classes: &["admin", "policy_change", "audit_read", "erasure", "alert"],
+    classes: &["admin", "audit_read", "erasure", "alert"],
     countable: true,
-    help: "who did it: operator, author of the change, reader of the log",
+    help: "who did it: operator, reader of the log",
     example: "class:admin actor:ana@acme.test",
     read: |item, put| match &item.record.body {
         Some(Body::Admin(a)) => put(Value::Text(&a.actor)),
-        Some(Body::PolicyChange(c)) => put(Value::Text(&c.author)),
         Some(Body::AuditRead(r)) => put(Value::Text(&r.actor)),
         Some(Body::Erasure(e)) => put(Value::Text(&e.actor)),
         Some(Body::Alert(a)) => put(Value::Text(&a.actor)),
         _ => {}
+    },
+};
+
+pub(super) const AUTHOR: Field = Field {
+    name: "author",
+    kind: Kind::Keyword,
+    classes: &["policy_change"],
+    countable: true,
+    help: "who wrote what is new in policies that a revision added or changed, as git says",
+    example: "class:policy_change author:**<ana@acme.test>",
+    read: |item, put| {
+        if let Some(Body::PolicyChange(c)) = &item.record.body {
+            put_all(&c.authors, put);
+        }
     },
 };
 
@@ -152,6 +165,20 @@ pub(super) const SELECTOR: Field = Field {
     read: |item, put| {
         if let Some(c) = credential(item) {
             put_all(&c.selectors, put);
+        }
+    },
+};
+
+pub(super) const NODE: Field = Field {
+    name: "node",
+    kind: Kind::Keyword,
+    classes: &["credential"],
+    countable: true,
+    help: "joined node that asked for the certificate; none in records of earlier versions",
+    example: "class:credential node:host-3",
+    read: |item, put| {
+        if let Some(c) = credential(item) {
+            put(Value::Text(&c.node));
         }
     },
 };

@@ -1,43 +1,27 @@
 //! What changed, by whoever may say so.
 
-use palisade_mesh::{
-    clock::Clock,
-    wire::record::{
-        Admin, Credential, Decision, Peer, PolicyChange, Record, Verdict, record::Body,
-    },
+use palisade_mesh::wire::record::{
+    Admin, Credential, Decision, Peer, PolicyChange, Verdict, record::Body,
 };
-use prost::Message as _;
 
+use super::super::seeded::{AUDIT, MINUTE, Seeded, cells, figures, section};
 use crate::{
     query::TOP_MAX,
-    report::{Report, Section, package::tests::Stage},
-    stream::new_ulid,
+    report::{Report, Section},
     testing::REPORTER,
 };
 
 const PDP: &str = "spiffe://acme.test/palisade/pdp";
 const AUTHORITY: &str = "spiffe://acme.test/palisade/ca";
-const AUDIT: &str = "spiffe://acme.test/palisade/audit";
 const NODE: &str = "spiffe://acme.test/palisade/agent/n1";
 
 /// A report over a log of these records, each with its reporter.
 async fn made(kind: &str, records: impl IntoIterator<Item = (&str, Body)>) -> Report {
-    let time_us = Clock::system().now_us() - 60_000_000;
-    let records = records.into_iter().map(|(reporter, body)| {
-        let record = Record {
-            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
-            time_us,
-            reporter: reporter.into(),
-            body: Some(body),
-            ..Record::default()
-        };
-        record.encode_to_vec().into()
-    });
-    Stage::of(records).await.made(kind).0
-}
-
-fn section<'r>(report: &'r Report, id: &str) -> &'r Section {
-    report.sections.iter().find(|s| s.id == id).unwrap()
+    let mut seeded = Seeded::new();
+    for (reporter, body) in records {
+        seeded.ago(MINUTE, reporter, body);
+    }
+    seeded.made(kind).await
 }
 
 fn figure(section: &Section, label: &str) -> String {
@@ -74,7 +58,7 @@ fn issued(name: &str) -> Body {
 fn change(verb: &str, author: &str) -> Body {
     Body::PolicyChange(PolicyChange {
         verb: verb.into(),
-        author: author.into(),
+        authors: vec![author.into()],
         ..PolicyChange::default()
     })
 }
@@ -116,6 +100,88 @@ async fn a_caller_beyond_the_most_is_not_one_that_never_asked() {
         "{:#?}",
         inventory.queries
     );
+}
+
+/// A revision that several wrote names each of them, and a rejected one nobody.
+#[tokio::test]
+async fn a_change_names_all_its_authors() {
+    let of_two = Body::PolicyChange(PolicyChange {
+        verb: "activated".into(),
+        authors: vec!["Ana <ana@acme.test>".into(), "Bob <bob@acme.test>".into()],
+        ..PolicyChange::default()
+    });
+    let rejected = Body::PolicyChange(PolicyChange {
+        verb: "rejected".into(),
+        ..PolicyChange::default()
+    });
+    let report = made("changes", [(PDP, of_two), (PDP, rejected)]).await;
+    let changes = section(&report, "policy-changes");
+    let mut rows = cells(changes, ["verb", "author"]);
+    rows.sort_unstable();
+    let both = "Ana <ana@acme.test>, Bob <bob@acme.test>";
+    assert_eq!(rows, [["activated", both], ["rejected", ""]]);
+}
+
+/// What became of a rollout stands beside the revisions, a way back to an earlier one too; what
+/// a proxy says of rollouts does not.
+#[tokio::test]
+async fn rollouts_stand_beside_the_changes() {
+    let mut seeded = Seeded::new();
+    for (minutes, actor, verb, reporter) in [
+        (50, PDP, "rollout_planned", PDP),
+        (40, PDP, "rollout_halted", PDP),
+        (30, "uid:1000", "rollback", PDP),
+        (20, "uid:1000", "kill_added", PDP),
+        (10, REPORTER, "rollout_completed", REPORTER),
+    ] {
+        let admin = Admin {
+            actor: actor.into(),
+            verb: verb.into(),
+            object: "734f9587".into(),
+            ..Admin::default()
+        };
+        seeded.ago(minutes * MINUTE, reporter, Body::Admin(admin));
+    }
+    let report = seeded.made("changes").await;
+    let rollouts = section(&report, "rollouts");
+    assert_eq!(figures(rollouts), [("records", "3")]);
+    assert_eq!(
+        cells(rollouts, ["actor", "verb"]),
+        [
+            ["uid:1000", "rollback"],
+            [PDP, "rollout_halted"],
+            [PDP, "rollout_planned"],
+        ]
+    );
+    let text = &rollouts.narrative;
+    assert!(!text.contains("  "), "{text}");
+}
+
+/// An identity has the nodes that its certificates went to.
+#[tokio::test]
+async fn an_inventory_names_the_nodes_that_asked() {
+    let on = |name: &str, node: &str| match issued(name) {
+        Body::Credential(credential) => Body::Credential(Credential {
+            node: node.into(),
+            ..credential
+        }),
+        other => other,
+    };
+    let records = [
+        on("web", "host-2"),
+        on("web", "host-1"),
+        on("web", "host-2"),
+        on("local", ""),
+    ];
+    let report = made("certificates", records.map(|body| (AUTHORITY, body))).await;
+    let table = section(&report, "certificate-inventory").table.as_ref();
+    let table = table.unwrap();
+    let at = table.columns.iter().position(|c| c.name == "nodes");
+    let nodes = |name: &str| {
+        let row = table.rows.iter().find(|row| row[0] == id(name)).unwrap();
+        row[at.unwrap()].as_str()
+    };
+    assert_eq!((nodes("web"), nodes("local")), ("host-1, host-2", ""));
 }
 
 /// Earlier versions took such records of anybody: they are in the log, and in no report as
@@ -172,4 +238,120 @@ async fn holds_and_conflicts_of_witnesses_are_the_log_s_own_words() {
         told("pci-dss", "holds released").await;
         told("integrity", "conflicts").await;
     }
+}
+
+/// What operators did, what became of certificates and who read records, each as it was
+/// recorded and the newest first: by whomever it was told.
+#[tokio::test]
+async fn privileged_actions_are_listed_as_they_were_recorded() {
+    let mut seeded = Seeded::new();
+    let did = |actor: &str, verb: &str, object: &str, detail: &str| {
+        Body::Admin(Admin {
+            actor: actor.into(),
+            verb: verb.into(),
+            object: object.into(),
+            detail: detail.into(),
+        })
+    };
+    let bad = "=cmd() \"a\", <b>\n\u{202e}";
+    let deny = did("uid:0", "kill_added", &id("web"), bad);
+    let kill = seeded.ago(50 * MINUTE, PDP, deny).id.clone();
+    let join = seeded
+        .ago(
+            40 * MINUTE,
+            AUTHORITY,
+            did("uid:1000", "node_joined", "n1", ""),
+        )
+        .id
+        .clone();
+    seeded.ago(61 * MINUTE, PDP, did("uid:0", "before", "", ""));
+    let credential = |verb: &str, name: &str| match issued(name) {
+        Body::Credential(credential) => Body::Credential(Credential {
+            verb: verb.into(),
+            ..credential
+        }),
+        other => other,
+    };
+    for (minutes, verb, name, reporter) in [
+        (30, "issued", "web", AUTHORITY),
+        (20, "issued", "web", AUTHORITY),
+        (15, "refused", "web", NODE),
+        (10, "issued", "orders", AUTHORITY),
+    ] {
+        seeded.ago(minutes * MINUTE, reporter, credential(verb, name));
+    }
+    let report = seeded.made("privileged").await;
+    let time = |minutes: i64| seeded.time(minutes * MINUTE);
+    let ulid = |id: &[u8]| ulid::Ulid::from_bytes(id.try_into().unwrap()).to_string();
+    let operators = section(&report, "operator-actions");
+    let of = [
+        "time", "actor", "verb", "object", "detail", "reporter", "id",
+    ];
+    assert_eq!(
+        cells(operators, of),
+        [
+            [
+                time(40).as_str(),
+                "uid:1000",
+                "node_joined",
+                "n1",
+                "",
+                AUTHORITY,
+                &ulid(&join)
+            ],
+            [
+                time(50).as_str(),
+                "uid:0",
+                "kill_added",
+                &id("web"),
+                bad,
+                PDP,
+                &ulid(&kill)
+            ],
+        ]
+    );
+    assert_eq!(figures(operators), [("records", "2")]);
+    let credentials = section(&report, "credentials");
+    let of = ["verb", "spiffe_id", "reporter", "count", "first", "last"];
+    let rows = cells(credentials, of);
+    let (web, orders) = (id("web"), id("orders"));
+    assert_eq!(
+        rows[0],
+        ["issued", &web, AUTHORITY, "2", &time(30), &time(20)]
+    );
+    assert_eq!(rows.len(), 3, "{rows:#?}");
+    for (verb, of, reporter, minutes) in [
+        ("refused", &web, NODE, 15),
+        ("issued", &orders, AUTHORITY, 10),
+    ] {
+        let time = time(minutes);
+        assert!(
+            rows.contains(&[verb, of, reporter, "1", &time, &time]),
+            "{rows:#?}"
+        );
+    }
+    assert_eq!(figures(credentials), [("records", "4")]);
+    // The chart counts the same, by what happened.
+    let chart = credentials.chart.as_ref().unwrap();
+    let sums = (0..chart.series.len()).map(|at| {
+        let of_series = chart.points.iter().map(|p| p.values[at]);
+        (chart.series[at].as_str(), of_series.sum::<u64>())
+    });
+    let mut sums: Vec<_> = sums.collect();
+    sums.sort_unstable();
+    assert_eq!(sums, [("issued", 3), ("refused", 1)]);
+    assert_eq!(figures(section(&report, "audit-reads")), [("records", "0")]);
+    // What would be a formula, a tag or a turn of the text is none in any form.
+    let page = crate::report::to_html(&report).unwrap();
+    let shown = page
+        .split("<script type=\"application/json\"")
+        .next()
+        .unwrap();
+    assert!(!shown.contains("<b>") && !shown.contains('\u{202e}'));
+    let files = crate::report::to_csv(&report).unwrap();
+    let table = files
+        .iter()
+        .find(|(name, _)| name.contains("operator-actions"));
+    let table = String::from_utf8(table.unwrap().1.clone()).unwrap();
+    assert!(table.contains("\"'=cmd() \"\"a\"\", <b>"), "{table}");
 }

@@ -38,6 +38,60 @@ fn code(result: Result<Part, Diagnostic>) -> u16 {
     }
 }
 
+/// What an answer lacks is told with the file, under the names that the answer has.
+#[test]
+fn an_export_names_what_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let lacks = json!({
+        "gaps": [{ "reporter": "r", "first": 3, "last": 4 }],
+        "lost": [{ "reporter": "r", "records": 9 }],
+        "lost_more": 2,
+        "silent": [{ "reporter": "s" }],
+    });
+    let [mut page, ..] = pages();
+    let said = page.as_object_mut().unwrap();
+    said.extend(lacks.as_object().unwrap().clone());
+    said.extend([
+        ("complete".to_owned(), json!(false)),
+        ("cursor".to_owned(), Value::Null),
+        ("behind".to_owned(), json!(0)),
+        ("stalled".to_owned(), Value::Null),
+    ]);
+    let to = dir.path().join("lacking");
+    let mut part = open(&to, Format::Jsonl, false, false).unwrap();
+    let mut note = part.note().clone();
+    add(&mut part, &mut note, &page);
+    let summary = note.summary();
+    let facts: std::collections::HashMap<_, _> = note.facts().into();
+    let done = part.finish(&note).unwrap();
+    for told in [&summary, &done] {
+        assert_eq!((&told["gaps"], &told["lacks"]), (&lacks["gaps"], &lacks));
+        assert_eq!(told["complete"], false);
+    }
+    let fact: Value = serde_json::from_str(&facts["palisade.lacks"]).unwrap();
+    assert_eq!(fact, lacks);
+}
+
+/// A version with another column would put the rest of a table under the wrong names.
+#[test]
+fn an_export_of_other_columns_is_not_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("export");
+    let mut part = open(&to, Format::Csv, false, false).unwrap();
+    let mut note = part.note().clone();
+    add(&mut part, &mut note, &pages()[0]);
+    drop(part);
+    let path = note_of(&to);
+    let mut left: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let columns = left["columns"].as_str().unwrap().replace(",node,", ",");
+    for columns in [Some(columns), None] {
+        left["columns"] = columns.map_or_else(|| json!(""), Value::from);
+        fs::write(&path, left.to_string()).unwrap();
+        assert_eq!(code(open(&to, Format::Csv, true, false)), 7705);
+    }
+    assert_eq!(code(open(&to, Format::Csv, false, true)), 0);
+}
+
 #[test]
 fn an_interrupted_export_goes_on_to_the_same_bytes() {
     for format in [Format::Csv, Format::Jsonl, Format::Ocsf, Format::Parquet] {
@@ -116,6 +170,15 @@ fn nothing_is_overwritten_or_mixed_unasked() {
     );
     let other = Part::open(&to, "class:admin", Format::Jsonl, true, false);
     assert_eq!(code(other), 7705, "another query");
+    // Without the note, or with less than it says, nobody knows where to go on.
+    let (kept, note_is_at) = (fs::read(note_of(&to)).unwrap(), note_of(&to));
+    fs::remove_file(&note_is_at).unwrap();
+    assert_eq!(code(open(&to, Format::Jsonl, true, false)), 7705, "no note");
+    fs::write(&note_is_at, kept).unwrap();
+    let whole = fs::read(part_of(&to)).unwrap();
+    fs::write(part_of(&to), &whole[1..]).unwrap();
+    assert_eq!(code(open(&to, Format::Jsonl, true, false)), 7705, "cut");
+    fs::write(part_of(&to), whole).unwrap();
     let part = open(&to, Format::Jsonl, true, false).unwrap();
     // Somebody else's file came up while it went on.
     fs::write(&to, "theirs").unwrap();

@@ -28,6 +28,10 @@ pub(super) fn all() -> Value {
             ("noticed_us", &json!({ "type": "integer" })),
         ], &[]),
         "Dropped": object(&[("class", &text), ("records", &count), ("until", &time)], &[]),
+        "Lost": object(&[
+            ("reporter", &text), ("records", &count), ("from", &time), ("until", &time),
+            ("entry", &count),
+        ], &[]),
         "SearchAnswer": { "anyOf": [of("RowsAnswer"), of("GroupsAnswer"), of("StepsAnswer")] },
         "RowsAnswer": covering(&[
             ("rows", &list("Row")), ("total", &of("Total")),
@@ -238,12 +242,15 @@ fn covering(own: &[(&str, &Value)]) -> Value {
     });
     let dropped = list("Dropped");
     let silent = list("Silent");
+    let lost = list("Lost");
     object(
         &required,
         &[
             ("dropped", &dropped),
             ("gaps_more", &count),
             ("gaps_withheld", &count),
+            ("lost", &lost),
+            ("lost_more", &count),
             ("restricted_to", &restricted),
             ("silent", &silent),
             ("silent_more", &count),

@@ -1,0 +1,168 @@
+//! What a reporter declared as lost is told by every answer about that time, for as long as the
+//! log has it, and by no other.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+mod support;
+
+use std::fs;
+
+use jiff::{SignedDuration, Timestamp};
+use palisade_mesh::wire::record::SpoolEvent;
+use serde_json::Value;
+use support::{Home, lone, records::declare};
+
+const REPORTER: &str = "spiffe://acme.test/ns/shop/sa/orders";
+
+/// Seven records between two moments of a past hour, declared now.
+struct Loss {
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl Loss {
+    fn declared(home: &Home) -> Self {
+        Self::declared_as(home, 1)
+    }
+
+    /// In the record with this number.
+    fn declared_as(home: &Home, number: u64) -> Self {
+        let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap();
+        let from = now - SignedDuration::from_mins(90);
+        let until = from + SignedDuration::from_secs(40);
+        let event = SpoolEvent {
+            verb: "dropped".into(),
+            strict: 4,
+            best_effort: 3,
+            from_us: from.as_microsecond(),
+            until_us: until.as_microsecond(),
+            ..SpoolEvent::default()
+        };
+        declare(&home.path("state/audit/log"), number, REPORTER, event);
+        Self { from, until }
+    }
+
+    /// Times that an answer is asked about, each with whether it is of the loss.
+    fn times(&self) -> [(String, bool); 5] {
+        let (from, until) = (self.from, self.until);
+        let second = SignedDuration::from_secs(1);
+        let between = |a: Timestamp, b: Timestamp| format!("since:{a} until:{b}");
+        [
+            (between(from - 60 * second, from), false),
+            (between(from - 60 * second, from + second), true),
+            (between(from + second, from + 2 * second), true),
+            (between(until - second, until + 60 * second), true),
+            (between(until + second, until + 60 * second), false),
+        ]
+    }
+
+    fn is_told(&self, answer: &Value) {
+        assert_eq!(answer["complete"], false, "{answer:#}");
+        let [lost] = answer["lost"].as_array().unwrap().as_slice() else {
+            panic!("{answer:#}");
+        };
+        let time = |key: &str| lost[key].as_str().unwrap().parse::<Timestamp>().unwrap();
+        let us = |time: Timestamp| time.as_microsecond();
+        assert_eq!(lost["reporter"], REPORTER);
+        assert_eq!(lost["records"], 7);
+        assert_eq!(us(time("from")), us(self.from));
+        assert_eq!(us(time("until")), us(self.until));
+    }
+}
+
+/// Whatever is asked, whenever the service was started; and no answer about another time.
+#[test]
+fn every_answer_about_the_time_of_a_loss_names_it() {
+    let home = Home::new();
+    lone::configure(&home, "");
+    let loss = Loss::declared(&home);
+    let mut audit = lone::start(&home);
+    for _ in 0..2 {
+        for (time, is_of_it) in loss.times() {
+            let query = format!("class:* {time}");
+            let counted = format!("{query} | count");
+            for asked in [
+                &["audit", "search", &query][..],
+                &["audit", "search", &counted],
+                &["audit", "facets", &query, "--by", "decision"],
+                &["audit", "timeline", &query],
+            ] {
+                let answer = home.json(asked);
+                match is_of_it {
+                    true => loss.is_told(&answer),
+                    false => {
+                        assert_eq!(answer["complete"], true, "{asked:?}: {answer:#}");
+                        assert_eq!(answer.get("lost"), None);
+                    }
+                }
+            }
+        }
+        let said = home.says(&["audit", "search", "class:* last:3h"], 0);
+        let from = loss.from.to_string();
+        let from = format!("{}Z", &from[..19]);
+        for word in ["not complete", "7 records", REPORTER, &from] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        // With another process the answers are the same.
+        assert!(audit.end().success());
+        audit = lone::start(&home);
+    }
+}
+
+/// A log in a folder that nobody serves.
+#[test]
+fn a_report_of_a_folder_tells_what_was_declared_as_lost() {
+    let home = Home::new();
+    let loss = Loss::declared(&home);
+    for (time, is_of_it) in loss.times() {
+        let args = ["report", "run", "access", "--period", &time];
+        let made = home.json(&[&args[..], &["--log", "state/audit/log"]].concat());
+        let lacks = made["header"]["lacks"].as_array().unwrap();
+        assert_eq!(made["header"]["complete"], !is_of_it, "{time}: {lacks:?}");
+        assert_eq!(lacks.len(), usize::from(is_of_it), "{lacks:?}");
+        for lack in lacks {
+            let lack = lack.as_str().unwrap();
+            assert!(lack.starts_with("7 records were lost by"), "{lack}");
+            assert!(lack.contains(REPORTER), "{lack}");
+        }
+    }
+}
+
+/// What is declared later is no matter of a report; one that does not say what was declared before
+/// it is found.
+#[test]
+fn a_report_says_what_was_declared_before_it() {
+    let home = Home::new();
+    let loss = Loss::declared(&home);
+    let hour = SignedDuration::from_hours(1);
+    let time = format!("since:{} until:{}", loss.from - hour, loss.until + hour);
+    let place = ["--log", "state/audit/log"];
+    let run = |to: &str| {
+        let args = ["report", "run", "access", "--period", &time, "--to", to];
+        let made = home.json(&[&args[..], &place].concat());
+        made["header"]["lacks"].as_array().unwrap().len()
+    };
+    let differences = |file: &str| {
+        let checked =
+            home.run(&[&["report", "verify", file], &place[..], &["-o", "json"]].concat());
+        let checked: Value = serde_json::from_slice(&checked.stdout).unwrap();
+        checked["differences"].as_array().unwrap().clone()
+    };
+    assert_eq!(run("before.json"), 1);
+    assert_eq!(differences("before.json"), Vec::<Value>::new());
+    Loss::declared_as(&home, 2);
+    assert_eq!(differences("before.json"), Vec::<Value>::new());
+    assert_eq!(run("after.json"), 2);
+    let text = fs::read_to_string(home.path("before.json")).unwrap();
+    let mut report: Value = serde_json::from_str(&text).unwrap();
+    report["header"]["lacks"] = serde_json::json!([]);
+    report["header"]["complete"] = true.into();
+    fs::write(home.path("silent.json"), report.to_string()).unwrap();
+    let found = differences("silent.json");
+    assert!(found.iter().any(|d| d["what"] == "lacks"), "{found:?}");
+}
