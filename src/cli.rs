@@ -50,6 +50,8 @@ mod status;
 mod target;
 #[cfg(feature = "full")]
 pub(crate) mod timing;
+#[cfg(feature = "full")]
+pub mod verifier;
 mod wait;
 #[cfg(feature = "full")]
 mod why;
@@ -170,6 +172,26 @@ enum Color {
     Never,
 }
 
+impl From<Format> for Output {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Human => Self::Human,
+            Format::Json => Self::Json,
+        }
+    }
+}
+
+impl Color {
+    /// Has the whole process keep to it.
+    fn choose(self) {
+        match self {
+            Self::Auto => {}
+            Self::Always => anstream::ColorChoice::Always.write_global(),
+            Self::Never => anstream::ColorChoice::Never.write_global(),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     #[cfg(feature = "full")]
@@ -267,17 +289,9 @@ pub(crate) enum FailOn {
 /// Parses the arguments, runs the command, and turns its end into an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match cli.color {
-        Color::Auto => {}
-        Color::Always => anstream::ColorChoice::Always.write_global(),
-        Color::Never => anstream::ColorChoice::Never.write_global(),
-    }
-    let output = match cli.output {
-        Format::Human => Output::Human,
-        Format::Json => Output::Json,
-    };
+    cli.color.choose();
     let context = Context {
-        output,
+        output: cli.output.into(),
         mesh: cli.mesh,
     };
     ExitCode::from(dispatch(cli.command, &context) as u8)

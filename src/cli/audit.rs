@@ -20,7 +20,7 @@ mod retention;
 mod saved;
 mod subjects;
 mod sums;
-mod verify;
+pub(super) mod verify;
 
 /// What to do with the log.
 #[derive(Debug, clap::Subcommand)]

@@ -31,9 +31,10 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
         }
         None => {
             let near = did_you_mean(&code, sections().map(|(c, _, _)| c));
-            let help = near.map_or("palisade explain lists every code".into(), |n| {
-                format!("did you mean `{n}`?")
-            });
+            let help = near.map_or_else(
+                || format!("{} explain lists every code", render::program()),
+                |n| format!("did you mean `{n}`?"),
+            );
             let unknown = Diagnostic::error(9110, format!("there is no code `{asked}`")).help(help);
             render::failure(context.output, &unknown, Exit::Failed)
         }

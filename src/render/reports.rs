@@ -118,8 +118,8 @@ pub(crate) fn print(report: &Report, files: &[PathBuf]) {
     }]);
 }
 
-/// Prints what came of checking a package.
-pub(crate) fn print_package(package: &Package, seen: &Seen, checked: &Checked) {
+/// Prints what is signed of a package, and by whom.
+pub(crate) fn print_signed(package: &Package, seen: &Seen) {
     let signed = clean(package.signed());
     let checkpoint = package.checkpoint();
     line(&format!(
@@ -143,7 +143,15 @@ pub(crate) fn print_package(package: &Package, seen: &Seen, checked: &Checked) {
         let said = format!("  as it says also by {names}, which was not verified: --witness KEY");
         line(&paint(DIM, said));
     }
-    print_checked(&package.report, checked);
+}
+
+/// Says of whom the figures of a report have to be had again, where they were not made again.
+pub(crate) fn print_not_made_again(report: &Report) {
+    let title = clean(&report.title);
+    let told = format!(
+        "the figures of \u{201c}{title}\u{201d} are what was signed, and were not made again: palisade report verify"
+    );
+    line(&paint(DIM, told));
 }
 
 /// Prints what came of making a report again.

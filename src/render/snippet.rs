@@ -14,7 +14,7 @@ use std::fmt::Write;
 
 use palisade_mesh::diagnostic::{Diagnostic, Location};
 
-use super::{DIM, NAME, STRONG, paint, severity};
+use super::{DIM, NAME, STRONG, paint, program, severity};
 
 /// Most columns of a source line that are shown.
 const LINE_LEN_MAX: usize = 160;
@@ -51,7 +51,7 @@ pub fn render(diagnostic: &Diagnostic) -> String {
             let _ = write!(out, "\n{pad}{}  {}", paint(NAME, word), clean(line));
         }
     }
-    let docs = format!("palisade explain {}", diagnostic.code);
+    let docs = format!("{} explain {}", program(), diagnostic.code);
     let _ = write!(
         out,
         "\n{pad}{}  {}\n",

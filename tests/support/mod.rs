@@ -113,6 +113,28 @@ impl Home {
         said(&output)
     }
 
+    /// Runs the auditors' program to its end.
+    pub fn verifier(&self, args: &[&str]) -> Output {
+        let program = Path::new(env!("CARGO_BIN_EXE_palisade-verify"));
+        self.program(program, args).output().unwrap()
+    }
+
+    /// Has both programs verify the log in `dir`, with the key that lies in it; they end with this
+    /// exit code and say the same. Gives all that was printed, and the report.
+    pub fn verifies_alike(&self, dir: &str, more: &[&str], code: i32) -> (String, Value) {
+        let key = format!("{dir}/checkpoint.pub");
+        let key = ["--key", &key];
+        let of_log = [&["log", dir], &key[..], more].concat();
+        let output = self.verifier(&of_log);
+        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+        let ours = [&["audit", "verify", "--dir", dir], &key[..], more].concat();
+        assert_eq!(said(&output), self.says(&ours, code), "{dir}");
+        let encoded = self.verifier(&[&of_log[..], &["-o", "json"]].concat());
+        let report: Value = serde_json::from_slice(&encoded.stdout).unwrap();
+        assert_eq!(report, self.json(&ours), "{dir}");
+        (said(&output), report)
+    }
+
     /// How many decisions the running mesh has recorded, once its index has seen
     /// every record that arrived; none while it cannot answer.
     pub fn decisions(&self) -> Option<u64> {

@@ -86,7 +86,8 @@ With Palisade, and the log's public key from somewhere that you trust:
     palisade report verify THIS-FILE --key acme.pub
 It checks the signature, the sums, that each record is in the log, makes the report again
 from these records, and each decision again whose revision is in `policy/`; the others are
-counted. The file `checkpoint.pub` in here is what the package says of itself: compare it
+counted. `palisade-verify package THIS-FILE --key acme.pub` is a small program that does all of
+this but make the report again. The file `checkpoint.pub` in here is what the package says of itself: compare it
 with the one that you were given.
 
 Without: `sha256sum -c SHA256SUMS`; `SHA256SUMS.note` and `checkpoint` are C2SP signed notes

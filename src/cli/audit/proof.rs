@@ -167,7 +167,7 @@ impl Demanded<'_> {
 
 /// Checks a record against its proof; needs no mesh. What the key is worth depends on
 /// where it came from.
-pub(super) fn verify(
+pub(in crate::cli) fn verify(
     proof: &Path,
     record: &Path,
     key: &str,

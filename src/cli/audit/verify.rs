@@ -93,32 +93,13 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
         };
         return proof::verify(proof, record, key, &demanded, context);
     }
-    let key = match args.key.as_deref().map(proof::trusted).transpose() {
-        Ok(key) => key,
-        Err(diagnostic) => return render::failed(context.output, &diagnostic),
-    };
-    let asked = match asked(&args) {
-        Ok(asked) => asked,
-        Err(diagnostic) => return render::failed(context.output, &diagnostic),
-    };
-    let report = match args.dir {
-        Some(dir) if !dir.is_dir() => Err(Diagnostic::error(
-            7208,
-            format!("there is no folder `{}` to verify", dir.display()),
-        )
-        .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
+    let key = args.key.as_deref().map(proof::trusted).transpose();
+    let wanted = key.and_then(|key| Ok((key, asked(args.replay, &args.checkpoints)?)));
+    let report = wanted.and_then(|(key, asked)| match args.dir {
         Some(dir) => {
             let archive = args.archive_config.as_deref();
-            let archive = archive.map(|file| archive::named(file, &dir)).transpose();
-            archive.and_then(|archive| {
-                let mut seen = asked.replay.as_ref().and_then(|_| Seen::of_folder(&dir));
-                let report = of_folder(&dir, key, archive.clone(), asked.earlier(), seen.as_mut());
-                let seen = seen.filter(|_| report.intact());
-                let replayed = asked
-                    .replay
-                    .map(|query| replay(&dir, archive, &query, seen));
-                audit::verified(&report, replayed)
-            })
+            let archive = archive.map(|file| archive::named(file, &dir)).transpose()?;
+            folder(&dir, archive, key, asked)
         }
         None => block_on(async {
             let mesh = Mesh::find(context.mesh.as_deref()).await?;
@@ -126,7 +107,36 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
             proof::is_under(&report, key.as_ref())?;
             Ok(report)
         }),
-    };
+    });
+    told(report, context)
+}
+
+/// Verifies the log in a folder, and makes decisions again where that is asked for.
+///
+/// # Errors
+/// `PLS7208` where there is no such folder, and when the report cannot be encoded.
+pub(in crate::cli) fn folder(
+    dir: &Path,
+    archive: Option<Arc<Archive>>,
+    key: Option<Verifier>,
+    asked: VerifyLog,
+) -> Result<Value, Diagnostic> {
+    if !dir.is_dir() {
+        return Err(Diagnostic::error(
+            7208,
+            format!("there is no folder `{}` to verify", dir.display()),
+        )
+        .help("name the folder of a log: the one that holds `checkpoint.pub`"));
+    }
+    let mut seen = asked.replay.as_ref().and_then(|_| Seen::of_folder(dir));
+    let report = of_folder(dir, key, archive.clone(), asked.earlier(), seen.as_mut());
+    let seen = seen.filter(|_| report.intact());
+    let replayed = asked.replay.map(|query| replay(dir, archive, &query, seen));
+    audit::verified(&report, replayed)
+}
+
+/// Tells what a verification found; the exit code says it, too.
+pub(in crate::cli) fn told(report: Result<Value, Diagnostic>, context: &Context) -> Exit {
     match report {
         Ok(report) => {
             match context.output {
@@ -192,7 +202,13 @@ fn of_folder(
 }
 
 /// What is asked, with the checkpoints from before.
-fn asked(args: &Args) -> Result<VerifyLog, Diagnostic> {
+///
+/// # Errors
+/// `PLS7213` for a file that is no signed note.
+pub(in crate::cli) fn asked(
+    replay: Option<String>,
+    checkpoints: &[PathBuf],
+) -> Result<VerifyLog, Diagnostic> {
     let read = |file: &PathBuf| {
         let unread = |cause: String| {
             Diagnostic::error(7213, format!("`{}` is no checkpoint", file.display()))
@@ -210,12 +226,8 @@ fn asked(args: &Args) -> Result<VerifyLog, Diagnostic> {
         }
     };
     Ok(VerifyLog {
-        replay: args.replay.clone(),
-        earlier: args
-            .checkpoints
-            .iter()
-            .map(read)
-            .collect::<Result<_, _>>()?,
+        replay,
+        earlier: checkpoints.iter().map(read).collect::<Result<_, _>>()?,
     })
 }
 

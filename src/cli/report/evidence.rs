@@ -22,6 +22,8 @@ use palisade_mesh::{
 };
 use palisade_pdp::decide::Snapshot;
 use prost::Message as _;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     Source, attending,
@@ -134,38 +136,110 @@ pub(super) fn verify(
             .cause("the key in the package is only what it says of itself")
             .help("take `checkpoint.pub` from somewhere that you trust: --key FILE")
     })?;
-    let key = proof::trusted(key)?;
-    let witnesses = demanded.keys()?;
-    let package = Arc::new(Package::open(&read(file)?, &key)?);
-    let seen = Seen::of(&package, &key, (&witnesses, demanded.quorum)).map_err(|cause| {
-        proof::unwitnessed(&format!("`cosigned` in `{}`: {cause}", file.display()))
-    })?;
+    let (package, seen) = opened(file, key, demanded)?;
+    let package = Arc::new(package);
     let mut checked = block_on(archive::checked(&package))?;
     of_policies(&package, &mut checked);
-    let replayed = faithful::of_package(&package, &attending::user());
-    let replayed = replayed.map_err(|_| attending::interrupted())?;
-    let replay = serde_json::to_value(&replayed).unwrap_or_default();
+    let (holds, replay) = replayed(&package)?;
     match context.output {
         Output::Human => {
-            reports::print_package(&package, &seen, &checked);
+            reports::print_signed(&package, &seen);
+            reports::print_checked(&package.report, &checked);
             render::faithful::print(&replay);
         }
-        Output::Json => render::json(&serde_json::json!({
-            "report": package.report.name,
-            "records": package.records(),
-            "files": package.files().collect::<Vec<_>>(),
-            "signed": package.signed(),
-            "witnesses": proof::told(&seen.cosigned),
-            "cosigned_records": seen.records,
-            "witnesses_not_verified": seen.unverified,
-            "checked": checked,
-            "replay": replay,
-        })),
+        Output::Json => render::json(&Told::new(&package, &seen, Some(&checked), &replay)),
     }
-    Ok(match checked.holds() && replayed.holds() {
+    Ok(match checked.holds() && holds {
         true => Exit::Ok,
         false => Exit::NotVerified,
     })
+}
+
+/// Checks what is signed of a package and makes its decisions again, without an index: its report is
+/// not made again.
+///
+/// # Errors
+/// What it is lacking before anything can be compared.
+pub(in crate::cli) fn verify_signed(
+    file: &Path,
+    key: &str,
+    demanded: &proof::Demanded<'_>,
+    context: &Context,
+) -> Result<Exit, Diagnostic> {
+    let (package, seen) = opened(file, key, demanded)?;
+    let (holds, replay) = replayed(&package)?;
+    match context.output {
+        Output::Human => {
+            reports::print_signed(&package, &seen);
+            render::faithful::print(&replay);
+            reports::print_not_made_again(&package.report);
+        }
+        Output::Json => render::json(&Told::new(&package, &seen, None, &replay)),
+    }
+    Ok(match holds {
+        true => Exit::Ok,
+        false => Exit::NotVerified,
+    })
+}
+
+/// A package whose signature, sums and proofs hold, and who else has seen the log.
+fn opened(
+    file: &Path,
+    key: &str,
+    demanded: &proof::Demanded<'_>,
+) -> Result<(Package, Seen), Diagnostic> {
+    let key = proof::trusted(key)?;
+    let witnesses = demanded.keys()?;
+    let package = Package::open(&read(file)?, &key)?;
+    let seen = Seen::of(&package, &key, (&witnesses, demanded.quorum)).map_err(|cause| {
+        proof::unwitnessed(&format!("`cosigned` in `{}`: {cause}", file.display()))
+    })?;
+    Ok((package, seen))
+}
+
+/// Makes the decisions of a package again: whether they hold, and what came of each.
+fn replayed(package: &Package) -> Result<(bool, Value), Diagnostic> {
+    let replayed = faithful::of_package(package, &attending::user());
+    let replayed = replayed.map_err(|_| attending::interrupted())?;
+    let told = serde_json::to_value(&replayed).unwrap_or_default();
+    Ok((replayed.holds(), told))
+}
+
+/// What programs are told of a package.
+#[derive(Serialize)]
+struct Told<'a> {
+    report: &'a str,
+    records: u64,
+    files: Vec<&'a str>,
+    signed: &'a str,
+    witnesses: Vec<Value>,
+    cosigned_records: Option<u64>,
+    witnesses_not_verified: &'a [String],
+    /// None where the report was not made again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checked: Option<&'a Checked>,
+    replay: &'a Value,
+}
+
+impl<'a> Told<'a> {
+    fn new(
+        package: &'a Package,
+        seen: &'a Seen,
+        checked: Option<&'a Checked>,
+        replay: &'a Value,
+    ) -> Self {
+        Self {
+            report: &package.report.name,
+            records: package.records(),
+            files: package.files().collect(),
+            signed: package.signed(),
+            witnesses: proof::told(&seen.cosigned),
+            cosigned_records: seen.records,
+            witnesses_not_verified: &seen.unverified,
+            checked,
+            replay,
+        }
+    }
 }
 
 /// Compares what policies were asked for with what those in the package say of its records.
