@@ -36,22 +36,39 @@ pub fn grow_of(dir: &Path, reporter: &str, numbers: RangeInclusive<u64>, path: &
             path: format!("{path}/{n}"),
             ..Decision::default()
         };
-        encoded(n, reporter, Body::Decision(decision))
+        encoded(
+            n,
+            reporter,
+            Clock::system().now_us(),
+            Body::Decision(decision),
+        )
     };
     push(dir, *numbers.start(), reporter, numbers.map(record));
+}
+
+/// Adds a decision about `path`, with this number in its stream, to the same log, of a reporter
+/// whose clock said `time_us`.
+pub fn decide_at(dir: &Path, reporter: &str, number: u64, path: &str, time_us: i64) {
+    let decision = Decision {
+        path: path.into(),
+        ..Decision::default()
+    };
+    let record = encoded(number, reporter, time_us, Body::Decision(decision));
+    push(dir, number, reporter, [record].into_iter());
 }
 
 /// Adds what a reporter declares, with this number in its stream, to the log in `dir` of the trust
 /// domain that it is of.
 pub fn declare(dir: &Path, number: u64, reporter: &str, event: SpoolEvent) {
-    let record = encoded(number, reporter, Body::SpoolEvent(event));
+    let body = Body::SpoolEvent(event);
+    let record = encoded(number, reporter, Clock::system().now_us(), body);
     push(dir, number, reporter, [record].into_iter());
 }
 
-fn encoded(number: u64, reporter: &str, body: Body) -> bytes::Bytes {
+fn encoded(number: u64, reporter: &str, time_us: i64, body: Body) -> bytes::Bytes {
     let record = Record {
         id: u128::from(number).to_be_bytes().to_vec(),
-        time_us: Clock::system().now_us(),
+        time_us,
         reporter: reporter.into(),
         body: Some(body),
         ..Record::default()

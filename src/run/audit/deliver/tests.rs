@@ -186,6 +186,35 @@ async fn times_of_a_clock_that_was_ahead_hold_nothing_back() {
     assert_eq!(outbox.due("a").unwrap().since_us, 1_999_000_000_000_000);
 }
 
+/// Whoever asks how the service stands hears of a target that has taken nothing for a minute.
+#[tokio::test]
+async fn a_target_that_is_late_is_told_of_after_a_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(jiff::Timestamp::from_second(2_000_000_000).unwrap());
+    let file = dir.path().join("outbox.json");
+    let targets = [
+        target("late", &["/bin/false"]),
+        target("quick", &["/bin/true"]),
+    ];
+    let outbox = Outbox::open(&targets, file, &clock, &mut Vec::new());
+    let to = ["late".to_owned(), "quick".to_owned()];
+    outbox.put("1", &to, &serde_json::json!({})).unwrap();
+    for name in ["late", "quick"] {
+        let parcel = outbox.due(name).unwrap();
+        let answer = outbox.bring(&parcel.id, name, &parcel.body).await;
+        assert_eq!(outbox.settle(&parcel, answer), None);
+    }
+    clock.advance(Duration::from_micros(LATE_US.try_into().unwrap()));
+    assert!(outbox.check().is_empty(), "a minute, and no more");
+    clock.advance(Duration::from_micros(1));
+    let told = outbox.check();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let told = serde_json::to_value(&told[0]).unwrap().to_string();
+    for word in ["7933", "1 message waits for `late`", "exit status: 1"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+}
+
 /// What a program started ends with it, when it is not waited for any longer.
 #[tokio::test]
 async fn a_program_is_ended_with_what_it_started() {
