@@ -146,6 +146,7 @@ pub(super) fn hygiene(e: &Evidence<'_>) -> Sections {
         &[
             |e| posture::shared(e, ROWS_MAX),
             |e| posture::silent(e, ROWS_MAX),
+            |e| posture::proven(e, ROWS_MAX),
             |e| denials::handshakes(e, ROWS_MAX),
         ],
     )

@@ -115,6 +115,49 @@ pub(crate) fn silent(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
         .cannot_show("identities that got their last certificate before the period"))
 }
 
+/// The share of requests whose caller proved an identity, whole and by service.
+pub(crate) fn proven(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let mut section = Section::new(
+        "proven-callers",
+        "Requests of callers that proved who they are",
+        "The share of mutual TLS: decisions with the certificate that the caller proved on its connection, by service. The others came without one \
+         and were refused for that, or a decision API was asked on somebody's behalf.",
+    );
+    let (all, proven) = (e.decisions(""), e.decisions(PROVEN));
+    let by_service = |query: &str| e.groups(&format!("{query} | count by service | top {TOP_MAX}"));
+    let (requests, of_proven) = (by_service(&all)?, by_service(&proven)?);
+    let counts: BTreeMap<_, _> = of_proven
+        .groups
+        .iter()
+        .map(|group| (&group.values, group.count))
+        .collect();
+    let mut table = Table::new(&[
+        ("service", CellKind::Text),
+        ("requests", CellKind::Number),
+        ("proven", CellKind::Number),
+        ("share", CellKind::Text),
+    ]);
+    table.total = requests.distinct;
+    for group in requests.groups.iter().take(most) {
+        let proven = counts.get(&group.values).copied().unwrap_or_default();
+        let mut row = group.values.clone();
+        row.extend([
+            group.count.to_string(),
+            proven.to_string(),
+            share(proven, group.count),
+        ]);
+        table.rows.push(row);
+    }
+    section.table = Some(table);
+    section.queries.extend([all, proven]);
+    Ok(section
+        .figure("requests", requests.total)
+        .figure("of proven callers", of_proven.total)
+        .figure("their share", share(of_proven.total, requests.total))
+        .figure("requests of no known service", requests.absent)
+        .cannot_show("connections that ended before a request: see those that proved no identity"))
+}
+
 /// The tenets of NIST SP 800-207, as far as records measure them.
 pub(crate) fn tenets(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let mut section = Section::new(
@@ -150,6 +193,9 @@ pub(crate) fn tenets(e: &Evidence<'_>) -> Result<Section, StoreError> {
         .cannot_show("resources that no proxy of the mesh stands before"))
 }
 
+/// Decisions about a caller that proved a certificate.
+const PROVEN: &str = "serial:*";
+
 /// Tenet, what measures it, and the decisions that show it.
 const TENETS: &[(&str, &str, &str)] = &[
     (
@@ -160,7 +206,7 @@ const TENETS: &[(&str, &str, &str)] = &[
     (
         "2 communication is secured wherever it is",
         "requests with a certificate that was proven",
-        "serial:*",
+        PROVEN,
     ),
     (
         "3 access is granted per session",

@@ -85,6 +85,64 @@ async fn without_requests_no_identity_is_shared() {
     assert_eq!(figures(shared), none.map(|label| (label, "0")));
 }
 
+/// A service with fewer proven callers than requests, one where all were, and requests of none.
+#[tokio::test]
+async fn callers_that_proved_who_they_are_are_counted_by_service() {
+    let mut seeded = Seeded::new();
+    let to = |service: &str, serial: &[u8]| {
+        Body::Decision(Decision {
+            verdict: Verdict::Allow.into(),
+            service: service.into(),
+            principal: Some(Peer {
+                spiffe_id: id("web"),
+                serial: serial.into(),
+                ..Peer::default()
+            }),
+            ..Decision::default()
+        })
+    };
+    let (orders, stock) = ("acme.test/shop/orders", "acme.test/shop/stock");
+    for (service, serial) in [
+        (orders, &[7][..]),
+        (orders, &[7]),
+        (orders, &[]),
+        (stock, &[8]),
+        (stock, &[9]),
+        ("", &[7]),
+        ("", &[]),
+    ] {
+        seeded.ago(5 * MINUTE, REPORTER, to(service, serial));
+    }
+    seeded.ago(61 * MINUTE, REPORTER, to(orders, &[7]));
+    let report = seeded.made("hygiene").await;
+    let proven = section(&report, "proven-callers");
+    assert_eq!(
+        cells(proven, ["service", "requests", "proven", "share"]),
+        [[orders, "3", "2", "66.6 %"], [stock, "2", "2", "100.0 %"]]
+    );
+    assert_eq!(
+        figures(proven),
+        [
+            ("requests", "7"),
+            ("of proven callers", "5"),
+            ("their share", "71.4 %"),
+            ("requests of no known service", "2"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn without_requests_there_is_no_share_of_proven_callers() {
+    let report = Seeded::new().made("hygiene").await;
+    let proven = section(&report, "proven-callers");
+    assert_eq!(cells(proven, ["service", "share"]), [[""; 2]; 0]);
+    let found: Vec<_> = figures(proven)
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect();
+    assert_eq!(found, ["0", "0", "–", "0"]);
+}
+
 const TENET: [&str; 4] = ["tenet", "decisions", "of", "share"];
 
 /// Each tenet with the decisions that show it and its share of all of them, rounded down: not
