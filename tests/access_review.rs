@@ -16,6 +16,7 @@ use palisade_mesh::wire::record::{Record, Verdict, record::Body};
 use serde_json::Value;
 use support::{
     Home, copy,
+    report::{figure, rows, section},
     year::{self, Habit},
 };
 
@@ -138,26 +139,6 @@ fn habit(answer: &Value, verdict: Verdict) -> Habit {
     }
 }
 
-/// Rows of a section of a report, as lists of texts.
-fn rows<'r>(report: &'r Value, section: &str) -> Vec<Vec<&'r str>> {
-    let sections = report["sections"].as_array().unwrap();
-    let section = sections.iter().find(|s| s["id"] == section).unwrap();
-    let rows = section["table"]["rows"].as_array().unwrap().iter();
-    rows.map(|row| {
-        let cells = row.as_array().unwrap().iter();
-        cells.map(|cell| cell.as_str().unwrap()).collect()
-    })
-    .collect()
-}
-
-fn figure<'r>(report: &'r Value, section: &str, label: &str) -> &'r str {
-    let sections = report["sections"].as_array().unwrap();
-    let section = sections.iter().find(|s| s["id"] == section).unwrap();
-    let figures = section["figures"].as_array().unwrap();
-    let figure = figures.iter().find(|f| f["label"] == label).unwrap();
-    figure["value"].as_str().unwrap()
-}
-
 /// Arguments of `report review`.
 fn review<'a>(args: &[&'a str]) -> Vec<&'a str> {
     [&["report", "review"], args].concat()
@@ -195,7 +176,7 @@ fn the_grants_that_nobody_used_in_a_year_are_found_and_ended() {
     home.json(&[&run[..], &place, &to].concat());
     let text = fs::read_to_string(home.path("unused.json")).unwrap();
     let report: Value = serde_json::from_str(&text).unwrap();
-    let found: Edges = rows(&report, "unused-grants")
+    let found: Edges = rows(section(&report, "unused-grants"))
         .iter()
         .map(|row| {
             (
@@ -206,7 +187,7 @@ fn the_grants_that_nobody_used_in_a_year_are_found_and_ended() {
         })
         .collect();
     assert_eq!(found, unused());
-    let proposals: BTreeSet<(&str, &str)> = rows(&report, "permits")
+    let proposals: BTreeSet<(&str, &str)> = rows(section(&report, "permits"))
         .iter()
         .map(|row| (row[0], row[6]))
         .filter(|(_, proposal)| *proposal != "keep")
@@ -217,7 +198,7 @@ fn the_grants_that_nobody_used_in_a_year_are_found_and_ended() {
         ("stock-for-web", "narrow by 1"),
     ];
     assert_eq!(proposals, expected.into());
-    let of_change = |label| figure(&report, "proposed-change", label);
+    let of_change = |label| figure(section(&report, "proposed-change"), label);
     assert_eq!(of_change("newly denied by the change"), "0");
     assert_eq!(of_change("newly allowed by the change"), "0");
     assert_eq!(of_change("could not be made again"), "0");

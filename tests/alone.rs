@@ -10,7 +10,7 @@
 
 mod support;
 
-use std::{fs, io, net::SocketAddr, process::Command, sync::Arc};
+use std::{fs, io, net::SocketAddr, sync::Arc};
 
 use palisade_audit::{
     item::Item,
@@ -29,6 +29,7 @@ use support::{
     Home, LIMIT, Running,
     authority::Authority,
     free_port,
+    git::git,
     http::{self, Reply},
     wait_for,
 };
@@ -210,14 +211,7 @@ fn a_proxy_names_no_authors_of_its_policies() {
         &["add", "--all"],
         &["commit", "--quiet", "-m", "policies"],
     ] {
-        let made = Command::new("git")
-            .args(["-c", "user.name=Ana", "-c", "user.email=ana@acme.test"])
-            .args(args)
-            .current_dir(home.path("policies"))
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .status();
-        assert!(made.unwrap().success(), "{args:?}");
+        git(&home.path("policies"), args);
     }
     let mut proxy = alone.start();
     assert!(proxy.end().success());

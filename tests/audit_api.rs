@@ -357,11 +357,7 @@ fn reports_have_the_columns_that_reviewers_ask_for() {
     });
     let section = |report: &str, id: &str| -> Value {
         let made = home.json(&["report", "run", report, "--period", "last:1h"]);
-        let sections = made["sections"].as_array().unwrap();
-        let found = sections.iter().find(|section| section["id"] == id);
-        found
-            .unwrap_or_else(|| panic!("{report} has no {id}: {made:#}"))
-            .clone()
+        support::report::section(&made, id).clone()
     };
     let column = |section: &Value, name: &str| {
         let columns = section["table"]["columns"].as_array().unwrap();

@@ -26,6 +26,7 @@ use serde_json::Value;
 use support::{
     Home, free_port,
     inside::{self, Story, config, control_plane, start_app, statuses, until},
+    report::{figure, section},
     sample_policies,
 };
 use tokio::net::TcpStream;
@@ -190,15 +191,7 @@ fn stated(home: &Home, name: &str) -> Value {
     inside::palisade(name, &[&run[..], &to].concat());
     let text = fs::read_to_string(file).unwrap();
     let report: Value = serde_json::from_str(&text).unwrap();
-    let mut sections = report["sections"].as_array().unwrap().iter();
-    let section = sections.find(|section| section["id"] == "both-sides");
-    section.unwrap().clone()
-}
-
-fn figure<'s>(section: &'s Value, label: &str) -> &'s str {
-    let mut figures = section["figures"].as_array().unwrap().iter();
-    let figure = figures.find(|figure| figure["label"] == label).unwrap();
-    figure["value"].as_str().unwrap()
+    section(&report, "both-sides").clone()
 }
 
 /// The rows of a section, without when a request was, and the record and the id that it has.

@@ -13,11 +13,11 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
 };
 
 use serde_json::Value;
-use support::{Home, copy, said, sample_policies};
+use support::{Home, copy, git::git, said, sample_policies};
 
 const ORDERS: &str = "policies/orders.cedar";
 /// The permit of the shop, and what the end of its last condition is.
@@ -43,13 +43,7 @@ impl Story {
     }
 
     fn git(&self, args: &[&str]) {
-        let out = Command::new("git")
-            .args(["-c", "user.name=ana", "-c", "user.email=ana@demo.test"])
-            .args(args)
-            .current_dir(self.home.path("work"))
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{args:?} {}", said(&out));
+        git(&self.home.path("work"), args);
     }
 
     fn edit(&self, file: &str, from: &str, to: &str) {

@@ -35,6 +35,7 @@ use support::{
     demo::one_at_a_time,
     free_port,
     mesh::Separate,
+    report::{rows, section},
     spool::{alter, boot_of, find, fit, last_number, withhold},
     wait_for,
 };
@@ -310,12 +311,8 @@ fn certificates_are_held_against_who_signs() {
         "last:1d",
     ];
     let report = home.json(&run);
-    let sections = report["sections"].as_array().unwrap();
-    let section = sections
-        .iter()
-        .find(|s| s["id"] == "certificates-and-streams");
-    let rows = section.unwrap()["table"]["rows"].as_array().unwrap();
-    assert_eq!((rows.len(), &rows[0][0]), (1, &Value::from(ghost)));
+    let rows = rows(section(&report, "certificates-and-streams"));
+    assert_eq!((rows.len(), rows[0][0]), (1, ghost));
 
     let forged = home.path("forged");
     let web = "spiffe://demo.test/ns/shop/sa/web";

@@ -18,7 +18,7 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{Home, LIMIT, copy, demo::Demo, wait_for};
+use support::{Home, LIMIT, copy, demo::Demo, git::git, wait_for};
 
 /// One demo, asked in turn: it is dear to start.
 #[test]
@@ -320,15 +320,7 @@ fn a_wider_permit_names_what_it_allows(home: &Home, demo: &Demo) {
 /// a commit can be the candidate.
 fn a_commit_is_candidate_and_base(home: &Home, demo: &Demo) {
     let dir = candidate(home, demo, "reviewed", |text| text);
-    let git = |args: &[&str]| {
-        let out = Command::new("git")
-            .args(["-c", "user.name=ana", "-c", "user.email=ana@demo.test"])
-            .args(args)
-            .current_dir(&dir)
-            .output();
-        let out = out.unwrap();
-        assert!(out.status.success(), "{args:?} {}", support::said(&out));
-    };
+    let git = |args: &[&str]| git(&dir, args);
     git(&["init", "--quiet", "--initial-branch=main"]);
     git(&["add", "."]);
     git(&["commit", "--quiet", "--message", "in force"]);

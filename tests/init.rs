@@ -11,7 +11,7 @@ mod support;
 
 use std::fs;
 
-use support::Home;
+use support::{Home, git::git};
 
 /// What `init` writes passes everything without an edit.
 #[test]
@@ -312,24 +312,10 @@ fn the_github_action_checks_the_repository() {
     assert!(!home.path("mine/pwned").exists());
 }
 
-/// Runs git in a folder; gives what it printed.
-fn git_in(home: &Home, dir: &str, args: &[&str]) -> String {
-    let mut command = std::process::Command::new("git");
-    command.args(["-c", "user.name=ana", "-c", "user.email=ana@demo.test"]);
-    let output = command.args(args).current_dir(home.path(dir)).output();
-    let output = output.unwrap();
-    assert!(
-        output.status.success(),
-        "{args:?} {}",
-        support::said(&output)
-    );
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 /// A clone in which a branch adds a permit, and where its `main` was fetched from.
 fn pull_request(home: &Home, init: &[&str]) {
     home.says(&[&["init", "origin"], init].concat(), 0);
-    let git = |dir: &str, args: &[&str]| git_in(home, dir, args);
+    let git = |dir: &str, args: &[&str]| git(&home.path(dir), args);
     git("origin", &["init", "--quiet", "--initial-branch=main"]);
     git("origin", &["add", "."]);
     git("origin", &["commit", "--quiet", "--message", "first"]);
@@ -375,7 +361,7 @@ fn a_change_without_what_the_branch_has_is_not_compared() {
         );
         commit
     };
-    let git = |dir: &str, args: &[&str]| git_in(&home, dir, args);
+    let git = |dir: &str, args: &[&str]| git(&home.path(dir), args);
     git(
         "origin",
         &["commit", "--quiet", "--allow-empty", "--message", "more"],
@@ -470,7 +456,7 @@ fn a_job_on_github_annotates_no_more_than_is_shown_of_it() {
     let home = Home::new();
     pull_request(&home, &[]);
     let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
-    let commit = git_in(&home, "mine", &["rev-parse", "origin/main"]);
+    let commit = git(&home.path("mine"), &["rev-parse", "origin/main"]);
     let mut rows = String::from("tests:\n");
     for i in 0..10 {
         let policy = format!(

@@ -10,14 +10,10 @@
 
 mod support;
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::{Command, Output},
-};
+use std::{fs, path::PathBuf, process::Output};
 
 use serde_json::Value;
-use support::{Home, said};
+use support::{Home, git::git, said};
 
 const WEB: &str = "service: shop/web\nidentities: [ns/shop/sa/web]\nhosts: [web]\noperations:\n  - { name: home, match: GET / }\n";
 const LEDGER: &str = "service: pay/ledger\nidentities: [ns/pay/sa/ledger]\nhosts: [ledger]\noperations:\n  - { name: list, match: GET /entries }\n  - { name: book, match: POST /entries }\n";
@@ -75,13 +71,7 @@ impl Story {
     }
 
     fn git(&self, clone: &str, args: &[&str]) {
-        let out = Command::new("git")
-            .args(["-c", "user.name=ana", "-c", "user.email=ana@acme.test"])
-            .args(args)
-            .current_dir(self.path(clone))
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{args:?} {}", said(&out));
+        git(&self.path(clone), args);
     }
 
     fn commit(&self, clone: &str) {

@@ -22,7 +22,13 @@ use palisade_mesh::{
 };
 use prost::Message as _;
 use serde_json::{Value, json};
-use support::{Home, LIMIT, Running, authority::Authority, free_port, wait_for};
+use support::{
+    Home, LIMIT, Running,
+    authority::Authority,
+    free_port,
+    report::{figure, section},
+    wait_for,
+};
 
 const WEB: &str = "spiffe://acme.test/ns/shop/sa/web";
 const OLD: u64 = 30;
@@ -250,11 +256,7 @@ fn records_go_when_their_time_is_over_and_every_part_says_so() {
         ),
     ] {
         let made = home.json(&["report", "run", report, "--period", &since]);
-        let mut sections = made["sections"].as_array().unwrap().iter();
-        let section = sections.find(|s| s["id"] == id).unwrap();
-        let mut figures = section["figures"].as_array().unwrap().iter();
-        let figure = figures.find(|f| f["label"] == label).unwrap();
-        assert_eq!(figure["value"], said, "{report}");
+        assert_eq!(figure(section(&made, id), label), said, "{report}");
     }
     // A sound report of what went is not called forged, and its package has its records.
     let said = home.says(&["report", "verify", "before.json"], 3);

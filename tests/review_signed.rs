@@ -13,7 +13,7 @@ mod support;
 use std::fs;
 
 use serde_json::Value;
-use support::{Home, LIMIT, lone, records::grow_of, wait_for};
+use support::{Home, LIMIT, lone, records::grow_of, report::section, wait_for};
 
 /// Packs, and their sections of reviews that were signed off.
 const SIGN_OFFS: [(&str, &str); 5] = [
@@ -98,7 +98,7 @@ fn are_in_every_pack(home: &Home, records: &[Value]) {
     let expected: Vec<_> = records.iter().map(row).collect();
     for (pack, id) in SIGN_OFFS {
         let section = wait_for("a checkpoint over the records", LIMIT, || {
-            let section = section(home, pack, id);
+            let section = packed(home, pack, id);
             (section["table"]["total"] == records.len()).then_some(section)
         });
         let heads = section["table"]["columns"].as_array().unwrap().iter();
@@ -111,13 +111,11 @@ fn are_in_every_pack(home: &Home, records: &[Value]) {
 }
 
 /// A section of a pack that is made now.
-fn section(home: &Home, pack: &str, id: &str) -> Value {
+fn packed(home: &Home, pack: &str, id: &str) -> Value {
     let run = ["report", "run", pack, "--period", "last:1h"];
     let to = ["--to", "pack.json", "--overwrite"];
     home.json(&[&run[..], &to].concat());
     let text = fs::read_to_string(home.path("pack.json")).unwrap();
     let report: Value = serde_json::from_str(&text).unwrap();
-    let mut sections = report["sections"].as_array().unwrap().iter();
-    let section = sections.find(|section| section["id"] == id);
-    section.unwrap().clone()
+    section(&report, id).clone()
 }

@@ -18,6 +18,7 @@ use std::{
 
 use support::{
     Home,
+    git::git,
     https::{Behaves, Https},
     inside::{Story, until},
 };
@@ -151,16 +152,7 @@ async fn a_pdp_follows_a_server_over_tls_and_says_what_becomes_of_it() {
 async fn a_pdp_follows_git_over_tls_with_credentials() {
     let home = Home::new();
     sample(&home);
-    let git = |args: &[&str]| {
-        let mut command = Command::new("git");
-        command.args(["-c", "user.name=ana", "-c", "user.email=ana@demo.test"]);
-        let done = command
-            .args(args)
-            .current_dir(home.path("policies"))
-            .output();
-        let done = done.unwrap();
-        assert!(done.status.success(), "{args:?}: {}", support::said(&done));
-    };
+    let git = |args: &[&str]| git(&home.path("policies"), args);
     let bare = home.path("git/policy.git").display().to_string();
     git(&["init", "--quiet", "--bare", "--initial-branch=main", &bare]);
     git(&["init", "--quiet", "--initial-branch=main"]);

@@ -22,7 +22,9 @@ use palisade::control::{api::Fact, client::Mesh, status::PdpStatus};
 use serde_json::{Value, json};
 use support::{
     Home,
+    git::git,
     inside::{Story, until},
+    report::{column, section},
 };
 
 /// Within this, `status` and `check` say what is wrong.
@@ -49,20 +51,7 @@ impl Repository {
     }
 
     fn git(&self, args: &[&str]) -> String {
-        let output = Command::new("git")
-            .args(["-c", "user.name=CI", "-c", "user.email=ci@acme.test"])
-            .args(args)
-            .current_dir(&self.0)
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{args:?}: {}",
-            support::said(&output)
-        );
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        git(&self.0, args)
     }
 
     fn commit(&self) -> String {
@@ -268,13 +257,11 @@ fn reported_authors(story: &Story, home: &Home) -> Vec<Value> {
     ];
     story.palisade(&[args.as_slice(), &["--overwrite"]].concat());
     let report: Value = serde_json::from_slice(&fs::read(to).unwrap()).unwrap();
-    let sections = report["sections"].as_array().unwrap();
-    let changes = sections.iter().find(|s| s["id"] == "policy-changes");
-    let table = &changes.unwrap()["table"];
-    let columns = table["columns"].as_array().unwrap();
-    let author = columns.iter().position(|c| c["name"] == "author").unwrap();
-    let rows = table["rows"].as_array().unwrap();
-    let mut authors: Vec<_> = rows.iter().map(|row| row[author].clone()).collect();
+    let changes = section(&report, "policy-changes");
+    let mut authors: Vec<_> = column(changes, "author")
+        .into_iter()
+        .map(Value::from)
+        .collect();
     authors.sort_by_key(Value::to_string);
     authors
 }

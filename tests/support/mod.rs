@@ -32,6 +32,7 @@ use serde_json::Value;
 pub mod authority;
 pub mod decisions;
 pub mod demo;
+pub mod git;
 pub mod http;
 pub mod https;
 pub mod inside;
@@ -39,6 +40,7 @@ pub mod lone;
 pub mod mesh;
 pub mod records;
 pub mod registry;
+pub mod report;
 pub mod spool;
 pub mod year;
 
