@@ -8,7 +8,6 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use palisade_audit::{
@@ -18,7 +17,6 @@ use palisade_audit::{
     report::{Checked, package::Package},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
-use tokio::sync::oneshot;
 use ulid::Ulid;
 
 use crate::{
@@ -26,9 +24,6 @@ use crate::{
     render::progress::{Far, Progress},
     run::audit::{reports, store_of},
 };
-
-/// How long work has that was ended, until it goes with the process.
-const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A log in a folder.
 pub(crate) struct Archive {
@@ -151,29 +146,17 @@ pub(crate) async fn checked(package: &Arc<Package>) -> Result<Checked, Diagnosti
     })
 }
 
-/// Does `work`, which is called `what`, on a thread of its own, so that Ctrl-C is heard; a terminal
-/// hears how far it is. Work that is ended and does not hear of it goes with the process, and the
-/// folder `index` goes before.
+/// Does `work` apart, and removes the folder `index` when the user ends it.
 async fn apart<T: Send + 'static>(
     index: &Path,
     what: &'static str,
     work: impl FnOnce(&Going) -> T + Send + 'static,
 ) -> Result<T, Diagnostic> {
-    let going = Going::default();
-    let (done, mut answer) = oneshot::channel();
-    let asked = going.clone();
-    std::thread::spawn(move || {
-        let _ = done.send(work(&asked));
-    });
-    match attending::waited(|| (what, going.far()), &mut answer).await {
-        Ok(done) => done.map_err(|_| unreadable(index, "bug: the work broke off")),
-        Err(interrupted) => {
-            going.end();
-            let _ = tokio::time::timeout(ENDS_WITHIN, answer).await;
-            let _ = std::fs::remove_dir_all(index);
-            Err(interrupted)
-        }
+    let done = attending::apart(what, attending::interrupted, work).await;
+    if done.is_err() {
+        let _ = std::fs::remove_dir_all(index);
     }
+    done
 }
 
 /// Waits until the index has all of its log, tells a terminal how far it is, and ends with

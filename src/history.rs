@@ -255,10 +255,7 @@ fn of_folder(
     let query = query.map(read).transpose()?;
     let window = match &query {
         Some(query) => query.window(clock.now_us(), &Limits::default())?,
-        None => Window {
-            from_us: i64::MIN,
-            to_us: i64::MAX,
-        },
+        None => Window::EVER,
     };
     let everything = Query::parse("")?;
     let mut decisions =

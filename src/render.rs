@@ -3,10 +3,7 @@
 use std::{
     fmt::Display,
     io::Write,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anstyle::{AnsiColor, Style};
@@ -81,20 +78,6 @@ pub fn paint(style: Style, text: impl Display) -> String {
 /// `text` in bold.
 pub fn strong(text: impl Display) -> String {
     paint(STRONG, text)
-}
-
-/// What the program is called.
-static PROGRAM: OnceLock<&str> = OnceLock::new();
-
-/// What the program is called, for commands that its messages name.
-pub(crate) fn program() -> &'static str {
-    PROGRAM.get_or_init(|| "palisade")
-}
-
-/// Calls the program so; to be said before anything is printed.
-#[cfg(feature = "full")]
-pub(crate) fn call_program(name: &'static str) {
-    let _ = PROGRAM.set(name);
 }
 
 /// Whether the reader of standard output has gone.

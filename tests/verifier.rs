@@ -10,7 +10,13 @@
 
 mod support;
 
-use std::{fs, process::Output};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+    time::SystemTime,
+};
 
 use serde_json::Value;
 use support::{Home, copy, records::grow, said};
@@ -60,6 +66,51 @@ fn a_copy_of_a_log_is_verified_or_what_is_wrong_is_named() {
     ends(&log("log", &[]), 8);
 }
 
+/// What cannot be read was not checked; what is no file is not waited for.
+#[test]
+fn what_lies_in_the_place_of_a_file_is_a_finding() {
+    let home = Home::new();
+    grow(&home.path("log"), 1..=3, "/orders");
+    fs::copy(home.path("log/checkpoint.pub"), home.path("key")).unwrap();
+    for name in ["checkpoint", "checkpoints", "checkpoint.pub", "cosigned"] {
+        let dir = format!("with-{name}");
+        copy(&home.path("log"), &home.path(&dir));
+        let file = home.path(&dir).join(name);
+        let _ = fs::remove_file(&file);
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let told = ends(&home.verifier(&["log", &dir, "--key", "key"]), 8);
+        assert!(told.contains("it is no file"), "{name}: {told}");
+    }
+}
+
+/// An auditor's evidence stays as it is.
+#[test]
+fn nothing_is_written_into_what_is_verified() {
+    let home = Home::new();
+    grow(&home.path("log"), 1..=40, "/orders");
+    fs::remove_file(home.path("log/lock")).unwrap();
+    let before = state_of(&home.path("log"));
+    let verify = ["log", "log", "--key", "log/checkpoint.pub", "--replay"];
+    ends(&home.verifier(&verify), 0);
+    assert_eq!(state_of(&home.path("log")), before);
+}
+
+/// Each file below a folder, with its contents and when it was changed.
+fn state_of(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
+    let mut found = BTreeMap::new();
+    for path in fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+        let changed = path.metadata().unwrap().modified().unwrap();
+        match path.is_dir() {
+            true => {
+                found.extend(state_of(&path));
+                found.insert(path, (Vec::new(), changed));
+            }
+            false => drop(found.insert(path.clone(), (fs::read(&path).unwrap(), changed))),
+        }
+    }
+    found
+}
+
 /// Nothing is taken for verified because something was not said, and each message names the
 /// program that is there.
 #[test]
@@ -76,12 +127,19 @@ fn what_is_missing_is_asked_for() {
     assert!(told.contains("PLS7531"), "{told}");
     let told = absent(&["package", "none.tar.zst"]);
     assert!(told.contains("PLS7820"), "{told}");
-    let told = ends(
-        &home.verifier(&["log", "none", "--key", "log/checkpoint.pub"]),
-        1,
-    );
+    let told = absent(&["log", "none"]);
     assert!(told.contains("PLS7208"), "{told}");
     assert!(told.contains("palisade-verify explain PLS7208"), "{told}");
+    let told = absent(&["log", "none", "-o", "json"]);
+    assert!(told.contains("palisade-verify explain PLS7208"), "{told}");
+    let told = absent(&["log", "log", "--checkpoint", "none"]);
+    assert!(told.contains("PLS7213"), "{told}");
+    // Before the log is read, which may take long.
+    let told = absent(&["log", "log", "--replay=decision:"]);
+    assert!(told.contains("PLS71"), "{told}");
+    let proof = ["proof", "none", "--record", "none"];
+    let told = absent(&[&proof[..], &["--witness", "nobody"]].concat());
+    assert!(told.contains("PLS7533"), "{told}");
     let told = ends(&home.verifier(&["explain", "PLS7208"]), 0);
     assert!(told.contains("There is no such log folder"), "{told}");
 }

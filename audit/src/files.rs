@@ -2,11 +2,13 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     time::Duration,
 };
+
+use nix::fcntl::OFlag;
 
 /// Permission bits of files.
 pub(crate) const FILE_MODE: u32 = 0o600;
@@ -36,6 +38,48 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(DIR_MODE)
         .create(dir)
+}
+
+/// Opens a file to be read. The folder may be somebody else's, and what lies there no file: a pipe
+/// would keep its reader waiting for good, and a device has no end.
+///
+/// # Errors
+/// Those of the file system; `InvalidInput` for what is no file.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")),
+    }
+}
+
+/// Reads a file of at most so many bytes.
+///
+/// # Errors
+/// As [`open`]; `FileTooLarge` for one that has more.
+pub(crate) fn read(path: &Path, len_max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(len_max).unwrap_or(u64::MAX).saturating_add(1);
+    open(path)?.take(most).read_to_end(&mut bytes)?;
+    match bytes.len() > len_max {
+        true => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {len_max} bytes"),
+        )),
+        false => Ok(bytes),
+    }
+}
+
+/// As [`read`], of text.
+///
+/// # Errors
+/// `InvalidData` for what is not UTF-8.
+pub(crate) fn read_text(path: &Path, len_max: usize) -> io::Result<String> {
+    let bytes = read(path, len_max)?;
+    String::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 /// Takes the lock at `path`; `None` when another process holds it.
@@ -126,6 +170,25 @@ pub(crate) fn is_private(path: &Path, meta: &fs::Metadata) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// On both sides of the length; and what is no file is neither waited for nor read without end.
+    #[test]
+    fn a_file_is_read_to_its_length_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let kind = |name: &str| read(&dir.path().join(name), 3).map_err(|e| e.kind());
+        fs::write(dir.path().join("three"), b"abc").unwrap();
+        fs::write(dir.path().join("four"), b"abcd").unwrap();
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::unistd::mkfifo(&dir.path().join("pipe"), mode).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("endless")).unwrap();
+        assert_eq!(kind("three"), Ok(b"abc".to_vec()));
+        assert_eq!(kind("four"), Err(io::ErrorKind::FileTooLarge));
+        for name in ["folder", "pipe", "endless"] {
+            assert_eq!(kind(name), Err(io::ErrorKind::InvalidInput), "{name}");
+        }
+        assert_eq!(kind("nothing"), Err(io::ErrorKind::NotFound));
+    }
 
     #[test]
     fn what_cannot_be_put_in_place_leaves_nothing_behind() {

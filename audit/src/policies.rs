@@ -6,8 +6,7 @@
 //! that it has this digest, is for others to know; here are bytes and names.
 
 use std::{
-    fs,
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -54,20 +53,9 @@ impl Policies {
     /// # Errors
     /// When it is here and cannot be read.
     pub fn read(&self, digest: &Hash) -> io::Result<Option<Vec<u8>>> {
-        let path = self.file(digest);
-        // The folder may be somebody else's: a device or a pipe has no end.
-        match path.metadata() {
-            Ok(metadata) if metadata.is_file() => {}
-            Ok(_) => return Err(io::Error::other("it is no file")),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
-        }
-        let mut bundle = Vec::new();
-        let most = BUNDLE_LEN_MAX as u64 + 1;
-        fs::File::open(path)?.take(most).read_to_end(&mut bundle)?;
-        match bundle.len() > BUNDLE_LEN_MAX {
-            true => Err(too_long()),
-            false => Ok(Some(bundle)),
+        match files::read(&self.file(digest), BUNDLE_LEN_MAX) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
         }
     }
 
@@ -83,6 +71,8 @@ fn too_long() -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use palisade_mesh::clock::Clock;
 
     use super::*;

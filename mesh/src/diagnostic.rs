@@ -4,9 +4,25 @@
 //! `palisade explain CODE` documents. Crates build these; the binary renders
 //! them for people, and as JSON.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use serde::Serialize;
+
+/// What the program is called that tells of it.
+static PROGRAM: OnceLock<&str> = OnceLock::new();
+
+/// What the program is called, for commands that its messages name.
+pub fn program() -> &'static str {
+    PROGRAM.get_or_init(|| "palisade")
+}
+
+/// Calls the program so; to be said before anything is told.
+pub fn call_program(name: &'static str) {
+    let _ = PROGRAM.set(name);
+}
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -244,7 +260,7 @@ impl Serialize for Diagnostic {
                 line: at.line,
                 column: at.column,
             }),
-            docs: format!("palisade explain {}", self.code),
+            docs: format!("{} explain {}", program(), self.code),
         }
         .serialize(s)
     }

@@ -1,6 +1,6 @@
 //! `palisade explain`: what a code means, why it comes up, how to mend it. Offline.
 
-use palisade_mesh::diagnostic::{Diagnostic, did_you_mean};
+use palisade_mesh::diagnostic::{Diagnostic, did_you_mean, program};
 
 use super::{Context, Exit};
 use crate::render::{self, Output};
@@ -32,7 +32,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
         None => {
             let near = did_you_mean(&code, sections().map(|(c, _, _)| c));
             let help = near.map_or_else(
-                || format!("{} explain lists every code", render::program()),
+                || format!("{} explain lists every code", program()),
                 |n| format!("did you mean `{n}`?"),
             );
             let unknown = Diagnostic::error(9110, format!("there is no code `{asked}`")).help(help);

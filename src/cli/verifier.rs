@@ -1,12 +1,13 @@
 //! `palisade-verify`: what an auditor holds of a mesh, checked without one.
 //!
 //! A program of its own, so that whoever checks a log, a record or a package trusts, carries and
-//! reads no more than checking takes: no role, index or network is in it. Its checks are those of
-//! `palisade audit verify` and `palisade report verify`, by the same code.
+//! reads no more than checking takes: no role, index or network is in it, and it writes nothing.
+//! Its checks are those of `palisade audit verify` and `palisade report verify`, by the same code.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use palisade_mesh::diagnostic;
 
 use super::{Color, Context, Exit, Format, audit, explain, report};
 use crate::render;
@@ -44,7 +45,7 @@ enum Command {
     Log(LogArgs),
     /// Check one record by its proof, as `palisade audit proof` wrote both.
     Proof(ProofArgs),
-    /// Check a package: signature, sums, each record's proof, and each decision made again.
+    /// Check a package: signature, sums, each record's proof, rows and texts, each decision again.
     Package(PackageArgs),
     /// Document a code such as PLS7532, offline.
     Explain(explain::Args),
@@ -61,8 +62,15 @@ struct LogArgs {
     #[arg(long = "checkpoint", value_name = "FILE")]
     checkpoints: Vec<PathBuf>,
     /// Make the recorded decisions again, each under the revision that it names, and compare: all of
-    /// them, or those that a query asks for. The revisions lie in its folder `policies`.
-    #[arg(long, value_name = "QUERY", num_args = 0..=1, default_missing_value = "")]
+    /// them, or those that a query asks for: --replay='service:orders'. The revisions lie in its
+    /// folder `policies`.
+    #[arg(
+        long,
+        value_name = "QUERY",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
     replay: Option<String>,
 }
 
@@ -119,7 +127,7 @@ impl Witnesses {
 
 /// Parses the arguments, checks, and turns what was found into an exit code.
 pub fn main() -> ExitCode {
-    render::call_program(NAME);
+    diagnostic::call_program(NAME);
     let cli = Cli::parse();
     cli.color.choose();
     let context = Context {

@@ -22,7 +22,7 @@ use palisade_audit::{
     going::{Ended, Going},
     log::{Log, LogError, whose},
     policies::Policies,
-    query::{Query, Window},
+    query::{Limits, Query, Window},
     report::package::Package,
 };
 use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, wire::record::Verdict};
@@ -118,7 +118,7 @@ pub(crate) struct Replaying<'s> {
 ///
 /// # Errors
 /// When the log cannot be read, or nobody waits any more.
-pub(crate) fn of_log(
+fn of_log(
     log: &Log,
     policies: &Policies,
     (query, window): (&Query, Window),
@@ -222,22 +222,23 @@ pub(crate) fn of_package(package: &Package, going: &Going) -> Result<Replayed, E
     Ok(replaying.found)
 }
 
-/// All the decisions of a log.
+/// The decisions of a log that `query` asks for at the moment `now_us`: of all its time, where the
+/// query says none.
 ///
 /// # Errors
-/// When the log cannot be read, or nobody waits any more.
-pub(crate) fn of_whole_log(
+/// When the query's time is none, the log cannot be read, or nobody waits any more.
+pub(crate) fn of_query(
     log: &Log,
     policies: &Policies,
+    (query, now_us): (&Query, i64),
     seen: Option<Seen>,
     going: &Going,
 ) -> Result<Replayed, Diagnostic> {
-    let ever = Window {
-        from_us: i64::MIN,
-        to_us: i64::MAX,
+    let window = match query.names_a_time() {
+        true => query.window(now_us, &Limits::default())?,
+        false => Window::EVER,
     };
-    let everything = Query::parse("")?;
-    of_log(log, policies, (&everything, ever), seen, going).map_err(|e| e.diagnostic())
+    of_log(log, policies, (query, window), seen, going).map_err(|e| e.diagnostic())
 }
 
 impl Replayed {

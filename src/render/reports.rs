@@ -145,17 +145,23 @@ pub(crate) fn print_signed(package: &Package, seen: &Seen) {
     }
 }
 
-/// Says of whom the figures of a report have to be had again, where they were not made again.
-pub(crate) fn print_not_made_again(report: &Report) {
-    let title = clean(&report.title);
-    let told = format!(
-        "the figures of \u{201c}{title}\u{201d} are what was signed, and were not made again: palisade report verify"
-    );
-    line(&paint(DIM, told));
-}
-
 /// Prints what came of making a report again.
 pub(crate) fn print_checked(report: &Report, checked: &Checked) {
+    let things = ("figure, point or row", "figures, points and rows");
+    print_again(report, checked, things, "from the log");
+}
+
+/// Prints what came of making again what follows from a report and its records.
+pub(crate) fn print_texts(report: &Report, checked: &Checked) {
+    print_again(
+        report,
+        checked,
+        ("text", "texts"),
+        "from report and records",
+    );
+}
+
+fn print_again(report: &Report, checked: &Checked, (one, many): (&str, &str), from: &str) {
     for difference in checked.differences.iter().take(DIFFERENCES_SHOWN) {
         line(&format!(
             "{} {}, {}",
@@ -179,22 +185,18 @@ pub(crate) fn print_checked(report: &Report, checked: &Checked) {
         ));
     }
     let title = clean(&report.title);
-    let compared = count(
-        checked.compared,
-        "figure, point or row",
-        "figures, points and rows",
-    );
+    let compared = count(checked.compared, one, many);
     let but = match checked.momentary.is_empty() && checked.not_compared.is_empty() {
         true => "",
         false => "; but for what is named below",
     };
     line(&match checked.holds() {
         true => format!(
-            "{}: {title}: {compared} made again from the log, all the same{but}",
+            "{}: {title}: {compared} made again {from}, all the same{but}",
             paint(GOOD.bold(), "✓ holds")
         ),
         false => format!(
-            "{}: {title}: {compared} made again from the log",
+            "{}: {title}: {compared} made again {from}",
             paint(BAD.bold(), "✗ does not hold")
         ),
     });

@@ -12,9 +12,9 @@
 
 use std::fmt::Write;
 
-use palisade_mesh::diagnostic::{Diagnostic, Location};
+use palisade_mesh::diagnostic::{Diagnostic, Location, program};
 
-use super::{DIM, NAME, STRONG, paint, program, severity};
+use super::{DIM, NAME, STRONG, paint, severity};
 
 /// Most columns of a source line that are shown.
 const LINE_LEN_MAX: usize = 160;

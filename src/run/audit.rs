@@ -106,7 +106,7 @@ pub use sums::{Facets, Gaps, Timeline};
 pub use tail::Tail;
 pub(crate) use unnamed::nameless;
 pub use verifying::VerifyLog;
-pub(crate) use verifying::{document as verified, replayed};
+pub(crate) use verifying::document as verified;
 
 /// Calls that a connection of a reporter has open at once: one stream of batches, and of a
 /// PDP what it asks about revisions.

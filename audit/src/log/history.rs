@@ -4,7 +4,7 @@
 //! was never a checkpoint, and must not become one with the next: it is cut away before more is added.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
@@ -57,11 +57,17 @@ fn end(file: &File) -> io::Result<u64> {
     Ok(end)
 }
 
-/// The history up to its last whole checkpoint.
-pub(crate) fn read(dir: &Path) -> String {
-    let bytes = fs::read(dir.join(HISTORY)).unwrap_or_default();
+/// The history up to its last whole checkpoint; empty where there is none.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub(crate) fn read(dir: &Path) -> io::Result<String> {
+    let bytes = match files::read(&dir.join(HISTORY), usize::MAX) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        read => read?,
+    };
     // Bytes that are no text make a note that does not verify.
-    String::from_utf8_lossy(whole(&bytes)).into_owned()
+    Ok(String::from_utf8_lossy(whole(&bytes)).into_owned())
 }
 
 /// What of a history ends in a whole signature line.
@@ -78,6 +84,8 @@ fn whole(history: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const NOTE: &str = "palisade/acme.test\n7\nAbCd\ntime 1\n\n\u{2014} palisade/acme.test abcd\n";
@@ -89,14 +97,14 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let torn = [NOTE.as_bytes(), &NOTE.as_bytes()[..cut]].concat();
             fs::write(dir.path().join(HISTORY), torn).unwrap();
-            assert_eq!(read(dir.path()), NOTE, "{cut}");
+            assert_eq!(read(dir.path()).unwrap(), NOTE, "{cut}");
             add(dir.path(), NOTE).unwrap();
             let after = fs::read_to_string(dir.path().join(HISTORY)).unwrap();
             assert_eq!(after, NOTE.repeat(2), "{cut}");
         }
         let dir = tempfile::tempdir().unwrap();
         add(dir.path(), NOTE).unwrap();
-        assert_eq!(read(dir.path()), NOTE);
+        assert_eq!(read(dir.path()).unwrap(), NOTE);
     }
 
     /// What no write of ours leaves is not made away with.

@@ -18,6 +18,6 @@ pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
 
 /// Whether some process writes the log in `dir` now.
 pub(crate) fn is_live(dir: &Path) -> bool {
-    File::open(dir.join("lock"))
+    files::open(&dir.join("lock"))
         .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }

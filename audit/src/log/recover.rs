@@ -24,7 +24,7 @@ use super::{
 use crate::{
     checkpoint, files,
     merkle::{self, Tiles, Tree},
-    note::{Signer, Verifier},
+    note::{NOTE_LEN_MAX, Signer, Verifier},
     segment::{self, FrameReader, HEADER_LEN, Header, Lacking, Offsets},
     stream::Streams,
 };
@@ -342,21 +342,21 @@ pub(super) fn whose(dir: &Path) -> Result<TrustDomain, LogError> {
 
 pub(super) fn load_public_key(dir: &Path) -> Result<Verifier, LogError> {
     let path = dir.join(PUBLIC_KEY);
-    let text = fs::read_to_string(&path).map_err(LogError::io(&path))?;
+    let text = files::read_text(&path, NOTE_LEN_MAX).map_err(LogError::io(&path))?;
     Verifier::parse(&text).map_err(|e| LogError::Key(format!("`{}`: {e}", path.display())))
 }
 
 /// Reads the latest checkpoint; the history must not know a later one.
 fn read_checkpoint(dir: &Path, verifier: &Verifier) -> Result<Checkpoint, LogError> {
     let bad = |what: String| LogError::tampered(CHECKPOINT.into(), 0, 0, what);
-    let note = match fs::read_to_string(dir.join(CHECKPOINT)) {
+    let note = match files::read_text(&dir.join(CHECKPOINT), NOTE_LEN_MAX) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(bad("the latest checkpoint is gone".into()));
         }
         other => other.map_err(LogError::io(dir.join(CHECKPOINT)))?,
     };
     let latest = Checkpoint::open(verifier, &note).map_err(|e| bad(e.to_string()))?;
-    let history = history::read(dir);
+    let history = history::read(dir).map_err(LogError::io(dir.join(HISTORY)))?;
     let known = checkpoint::notes(&history)
         .filter_map(|note| Checkpoint::open(verifier, note).ok())
         .map(|checkpoint| checkpoint.size)

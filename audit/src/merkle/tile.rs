@@ -137,7 +137,11 @@ impl Tiles {
     /// # Errors
     /// Those of the file system; `InvalidData` for a file of another length.
     pub fn read(&self, path: TilePath) -> io::Result<Vec<Hash>> {
-        let bytes = fs::read(self.dir.join(path.relative()))?;
+        let read = files::read(&self.dir.join(path.relative()), path.width * 32);
+        let bytes = read.map_err(|e| match e.kind() {
+            io::ErrorKind::FileTooLarge => io::ErrorKind::InvalidData.into(),
+            _ => e,
+        })?;
         let (hashes, rest) = bytes.as_chunks::<32>();
         if hashes.len() != path.width || !rest.is_empty() {
             return Err(io::ErrorKind::InvalidData.into());

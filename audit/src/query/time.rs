@@ -67,6 +67,12 @@ pub struct Window {
 }
 
 impl Window {
+    /// All time.
+    pub const EVER: Self = Self {
+        from_us: i64::MIN,
+        to_us: i64::MAX,
+    };
+
     /// Itself, unless no query may ask about so much time.
     pub(crate) fn checked(self, now_us: i64, limits: &Limits) -> Result<Self, BadWindow> {
         let Self { from_us, to_us } = self;

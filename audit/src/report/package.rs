@@ -59,6 +59,8 @@ const PROOFS: &str = "records/proofs.jsonl";
 const ROWS: &str = "records/records.jsonl";
 const COLUMNS: &str = "records/records.parquet";
 const REPORT: &str = "report/report.json";
+const PDF: &str = "report/report.pdf";
+const XLSX: &str = "report/report.xlsx";
 const ATTACHED: &str = "policy/";
 const BUNDLE: &str = ".bundle";
 const ABOUT: &str = "README.txt";
@@ -86,8 +88,8 @@ With Palisade, and the log's public key from somewhere that you trust:
     palisade report verify THIS-FILE --key acme.pub
 It checks the signature, the sums, that each record is in the log, makes the report again
 from these records, and each decision again whose revision is in `policy/`; the others are
-counted. `palisade-verify package THIS-FILE --key acme.pub` is a small program that does all of
-this but make the report again. The file `checkpoint.pub` in here is what the package says of itself: compare it
+counted. `palisade-verify package THIS-FILE --key acme.pub` is a small program that does the
+same but for the report's figures, and its forms as PDF, XLSX and Parquet. The file `checkpoint.pub` in here is what the package says of itself: compare it
 with the one that you were given.
 
 Without: `sha256sum -c SHA256SUMS`; `SHA256SUMS.note` and `checkpoint` are C2SP signed notes
@@ -97,6 +99,9 @@ leaf and its RFC 6962 inclusion proof under the root in `checkpoint`.
 Everything that the mesh recorded in the period is in `records/`, whatever the report was
 kept to: give the file to nobody who may not read all of it.
 ";
+
+/// What an auditor's program does not make again: it has neither an index nor what draws these.
+const NOT_AS_TEXT: [&str; 3] = [PDF, XLSX, COLUMNS];
 
 /// What is said of the page, where a package has it.
 const README_PAGE: &str = "
@@ -129,6 +134,17 @@ fn is_bundle(name: &str, content: &[u8]) -> bool {
 /// A report in every form.
 fn forms(report: &Report) -> Result<Files, Diagnostic> {
     let failed = |e: &dyn std::fmt::Display| unpacked(&e.to_string());
+    let mut files = texts(report)?;
+    files.extend([
+        (PDF.to_owned(), to_pdf(report).map_err(|e| failed(&e))?),
+        (XLSX.to_owned(), to_xlsx(report).map_err(|e| failed(&e))?),
+    ]);
+    Ok(files)
+}
+
+/// A report in every form that is text, and the queries that it asked.
+fn texts(report: &Report) -> Result<Files, Diagnostic> {
+    let failed = |e: &dyn std::fmt::Display| unpacked(&e.to_string());
     let mut json = serde_json::to_vec_pretty(report).map_err(|e| failed(&e))?;
     json.push(b'\n');
     let html = to_html(report).map_err(|e| failed(&e))?;
@@ -136,14 +152,6 @@ fn forms(report: &Report) -> Result<Files, Diagnostic> {
         (REPORT.to_owned(), json),
         (OSCAL.to_owned(), to_oscal(report).map_err(|e| failed(&e))?),
         ("report/report.html".to_owned(), html.into_bytes()),
-        (
-            "report/report.pdf".to_owned(),
-            to_pdf(report).map_err(|e| failed(&e))?,
-        ),
-        (
-            "report/report.xlsx".to_owned(),
-            to_xlsx(report).map_err(|e| failed(&e))?,
-        ),
     ]);
     for (name, content) in to_csv(report).map_err(|e| failed(&e))? {
         files.insert(format!("report/report-{name}"), content);

@@ -39,7 +39,7 @@ pub(crate) const FETCHED: &str = "fetched";
 const MAGIC: &[u8; 8] = b"palismov";
 
 /// Longest stub: far more than a segment can have to say.
-const STUB_LEN_MAX: u64 = 256 << 20;
+const STUB_LEN_MAX: usize = 256 << 20;
 
 /// The first leaf of a segment that went away, by the name of what stays.
 pub(super) fn first_leaf(name: &str) -> Option<u64> {
@@ -75,10 +75,7 @@ impl Stub {
     pub(crate) fn read(dir: &Path, first: u64) -> io::Result<Self> {
         let path = Self::path(dir, first);
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        if fs::metadata(&path)?.len() > STUB_LEN_MAX {
-            return Err(invalid("it is too long"));
-        }
-        let bytes = fs::read(&path)?;
+        let bytes = files::read(&path, STUB_LEN_MAX)?;
         let body = bytes.split_last_chunk::<4>().and_then(|(body, crc)| {
             let sound = crc32fast::hash(body) == u32::from_le_bytes(*crc);
             body.strip_prefix(MAGIC).filter(|_| sound)

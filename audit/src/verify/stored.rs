@@ -1,17 +1,18 @@
 //! What the log's directory says about itself: key, checkpoints, segments.
 
-use std::{fs, path::Path};
+use std::{io, path::Path};
 
 use palisade_mesh::diagnostic::Severity;
 
 use super::{Finding, FindingKind};
 use crate::{
     checkpoint::{self, Checkpoint},
+    files,
     log::{
         history,
         stored::{CHECKPOINT, COSIGNED, HISTORY, PUBLIC_KEY},
     },
-    note::Verifier,
+    note::{NOTE_LEN_MAX, Verifier},
 };
 
 /// A finding about a whole file.
@@ -35,7 +36,7 @@ pub(super) fn key(
     given: Option<Verifier>,
     findings: &mut Vec<Finding>,
 ) -> Option<Verifier> {
-    let stored = fs::read_to_string(dir.join(PUBLIC_KEY))
+    let stored = files::read_text(&dir.join(PUBLIC_KEY), NOTE_LEN_MAX)
         .map_err(|e| e.to_string())
         .and_then(|text| Verifier::parse(&text).map_err(|e| e.to_string()));
     match (given, stored) {
@@ -56,7 +57,7 @@ pub(super) fn key(
 
 /// The latest checkpoint, where it is a good one.
 pub(super) fn latest(dir: &Path, key: &Verifier) -> Option<Checkpoint> {
-    let note = fs::read_to_string(dir.join(CHECKPOINT)).ok()?;
+    let note = files::read_text(&dir.join(CHECKPOINT), NOTE_LEN_MAX).ok()?;
     Checkpoint::open(key, &note).ok()
 }
 
@@ -69,7 +70,7 @@ pub(super) fn checkpoints(
 ) -> (Option<Checkpoint>, Vec<Checkpoint>) {
     let open = |note: &str| Checkpoint::open(key, note);
     let mut bad = |file, what| findings.push(about(FindingKind::Checkpoint, file, what));
-    let latest = match fs::read_to_string(dir.join(CHECKPOINT)) {
+    let latest = match files::read_text(&dir.join(CHECKPOINT), NOTE_LEN_MAX) {
         Ok(note) => open(&note).map_err(|e| bad(CHECKPOINT, e.to_string())).ok(),
         Err(e) => {
             bad(CHECKPOINT, e.to_string());
@@ -78,8 +79,12 @@ pub(super) fn checkpoints(
     };
     let mut all = Vec::new();
     let mut glued = Vec::new();
+    let history = history::read(dir).unwrap_or_else(|e| {
+        bad(HISTORY, e.to_string());
+        String::new()
+    });
     // The last one may be half written, by a crash or right now; it is left out.
-    for (n, note) in checkpoint::notes(&history::read(dir)).enumerate() {
+    for (n, note) in checkpoint::notes(&history).enumerate() {
         match open(note) {
             Ok(checkpoint) => all.push(checkpoint),
             Err(e) => match behind_half_a_note(key, note) {
@@ -91,11 +96,12 @@ pub(super) fn checkpoints(
             },
         }
     }
-    match fs::read_to_string(dir.join(COSIGNED)).map(|note| open(&note)) {
+    match files::read_text(&dir.join(COSIGNED), NOTE_LEN_MAX).map(|note| open(&note)) {
         Ok(Ok(checkpoint)) => all.push(checkpoint),
         Ok(Err(e)) => bad(COSIGNED, e.to_string()),
         // A log without witnesses has none.
-        Err(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => bad(COSIGNED, e.to_string()),
     }
     if let Some(latest) = &latest {
         let later = all

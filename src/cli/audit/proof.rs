@@ -155,12 +155,20 @@ impl Demanded<'_> {
     /// The keys, each of them once.
     ///
     /// # Errors
-    /// `PLS7533` for what is no key, `PLS7547` for one that is named twice, and where more are
-    /// demanded than there are.
+    /// `PLS7533` for what is no key, `PLS7547` for one that is named twice, and where none or more
+    /// are demanded than there are.
     pub(crate) fn keys(&self) -> Result<Vec<CosignerKey>, Diagnostic> {
         let keys = self.witnesses.iter().map(|key| trusted_witness(key));
         let keys: Vec<CosignerKey> = keys.collect::<Result<_, _>>()?;
         each_once(&keys)?;
+        if !keys.is_empty() && !(1..=keys.len()).contains(&self.quorum) {
+            return Err(Diagnostic::error(
+                7547,
+                format!("a quorum of {} is none of {}", self.quorum, keys.len()),
+            )
+            .cause("none would be demanded, or more than can be there")
+            .help("demand from one to all of the witnesses that are named"));
+        }
         Ok(keys)
     }
 }
@@ -445,5 +453,26 @@ mod tests {
         let (a, b) = (key("a"), key("b"));
         assert!(each_once(&[a.clone(), b]).is_ok());
         assert_eq!(each_once(&[a.clone(), a]).unwrap_err().code.0, 7547);
+    }
+
+    /// From one to all of them; of nobody nothing is demanded.
+    #[test]
+    fn a_quorum_is_of_the_witnesses_that_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |name: &str| {
+            let cosigner = Cosigner::load(&dir.path().join(name), name, true).unwrap();
+            cosigner.key().to_string()
+        };
+        let two = [key("a"), key("b")];
+        for (witnesses, quorum, code) in [
+            (&two[..], 0, Some(7547)),
+            (&two, 1, None),
+            (&two, 2, None),
+            (&two, 3, Some(7547)),
+            (&[], 0, None),
+        ] {
+            let refused = Demanded { witnesses, quorum }.keys().err();
+            assert_eq!(refused.map(|told| told.code.0), code, "{quorum}");
+        }
     }
 }

@@ -10,8 +10,9 @@ use std::{
 use palisade_audit::{
     archive::Archive,
     going::Going,
-    log::{Log, LogOptions, whose},
+    log::{Log, LogError, LogOptions, whose},
     note::{NOTE_LEN_MAX, Verifier},
+    policies::Policies,
     query::Query,
     verify::{self, Earlier, VerifyOptions, VerifyReport},
 };
@@ -28,7 +29,10 @@ use crate::{
         },
     },
     control::client::Mesh,
-    history::faithful::{Replayed, Seen},
+    history::{
+        self,
+        faithful::{self, Replayed, Seen},
+    },
     render::{
         self, Output,
         progress::{Far, Progress},
@@ -128,11 +132,23 @@ pub(in crate::cli) fn folder(
         )
         .help("name the folder of a log: the one that holds `checkpoint.pub`"));
     }
-    let mut seen = asked.replay.as_ref().and_then(|_| Seen::of_folder(dir));
+    // A mistake in it is told before the log is read.
+    let query = asked.replay.as_deref().map(history::read).transpose()?;
+    let mut seen = query.as_ref().and_then(|_| Seen::of_folder(dir));
     let report = of_folder(dir, key, archive.clone(), asked.earlier(), seen.as_mut());
     let seen = seen.filter(|_| report.intact());
-    let replayed = asked.replay.map(|query| replay(dir, archive, &query, seen));
+    let replayed = match query {
+        None => None,
+        Some(query) => Some(block_on(replay(dir, archive, query, seen))?),
+    };
     audit::verified(&report, replayed)
+}
+
+/// What is told of a verification that its user ended.
+pub(in crate::cli) fn interrupted() -> Diagnostic {
+    Diagnostic::error(7216, "the verification was interrupted")
+        .cause("what was found until then is not known")
+        .help("verify it again; it begins anew")
 }
 
 /// Tells what a verification found; the exit code says it, too.
@@ -158,11 +174,7 @@ async fn of_mesh(mesh: &Mesh, asked: &VerifyLog) -> Result<Value, Diagnostic> {
     let work = Work {
         what: "the audit service verifies its log",
         waits: "another verification is going on",
-        interrupted: || {
-            Diagnostic::error(7216, "the verification was interrupted")
-                .cause("what was found until then is not known")
-                .help("verify the log again; it begins anew")
-        },
+        interrupted,
     };
     let report = attending::of_mesh(mesh, "/v1/audit/verify", asked, &work).await?;
     understood(&report)
@@ -231,27 +243,34 @@ pub(in crate::cli) fn asked(
     })
 }
 
-/// Makes decisions of the log in `dir` again.
-fn replay(
+/// Makes decisions of the log in `dir` again: all, where the query asks for nothing, and of all its
+/// time, where that says none.
+///
+/// # Errors
+/// `PLS7216` when the user ended it. Inside, what was wrong with the log.
+async fn replay(
     dir: &Path,
     archive: Option<Arc<Archive>>,
-    query: &str,
+    query: Query,
     seen: Option<Seen>,
-) -> Result<Replayed, Diagnostic> {
-    let query = Query::parse(query)?;
-    let clock = Clock::system();
-    let unread = |why: String| {
-        Diagnostic::error(
-            7809,
-            format!("the log in `{}` cannot be read", dir.display()),
-        )
-        .cause(why)
+) -> Result<Result<Replayed, Diagnostic>, Diagnostic> {
+    let dir = dir.to_owned();
+    let again = move |going: &Going| {
+        let clock = Clock::system();
+        let options = LogOptions {
+            read_only: true,
+            archive,
+            ..LogOptions::new(whose(&dir).map_err(|e| unread(&dir, &e))?)
+        };
+        let log = Log::open(&dir, options, clock.clone()).map_err(|e| unread(&dir, &e))?;
+        going.parts(1);
+        let (policies, now_us) = (Policies::beside(&dir), clock.now_us());
+        faithful::of_query(&log, &policies, (&query, now_us), seen, going)
     };
-    let options = LogOptions {
-        read_only: true,
-        archive,
-        ..LogOptions::new(whose(dir).map_err(|e| unread(e.to_string()))?)
-    };
-    let log = Log::open(dir, options, clock.clone()).map_err(|e| unread(e.to_string()))?;
-    audit::replayed(&log, dir, (&query, clock.now_us()), seen, &Going::default())
+    attending::apart("decisions are made again", interrupted, again).await
+}
+
+fn unread(dir: &Path, why: &LogError) -> Diagnostic {
+    let what = format!("the log in `{}` cannot be read", dir.display());
+    Diagnostic::error(7809, what).cause(why.to_string())
 }

@@ -4,12 +4,16 @@
 use std::{
     cell::RefCell,
     sync::{OnceLock, mpsc::channel},
+    time::Duration,
 };
 
 use palisade_audit::going::{Far, Going};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 use crate::{
     cli::block_on,
@@ -17,6 +21,9 @@ use crate::{
     render::progress::{self, Progress},
     run::audit::WorkLine,
 };
+
+/// How long work has that was ended, until it goes with the process.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Whether the user still waits, which is until Ctrl-C. That is heard from the first call on, for
 /// as long as the process lives.
@@ -79,20 +86,12 @@ impl Work {
     }
 }
 
-/// Waits for `work` on a report as long as the user does, and says on a terminal what it is, or
-/// how far, which `far` tells.
+/// Waits for `work` as long as the user does, and says on a terminal what it is, or how far, which
+/// `far` tells.
 ///
 /// # Errors
-/// `PLS7812` when the user ended it.
-pub(crate) async fn waited<T>(
-    far: impl Fn() -> (&'static str, Far),
-    work: impl Future<Output = T>,
-) -> Result<T, Diagnostic> {
-    waited_or(interrupted, far, work).await
-}
-
-/// The same; `interrupted` is told when the user ended it.
-async fn waited_or<T>(
+/// `interrupted` when the user ended it.
+async fn waited<T>(
     interrupted: fn() -> Diagnostic,
     far: impl Fn() -> (&'static str, Far),
     work: impl Future<Output = T>,
@@ -110,6 +109,37 @@ async fn waited_or<T>(
     tokio::select! {
         done = line.during(work, told) => Ok(done),
         () = user.gone() => Err(interrupted()),
+    }
+}
+
+/// Does `work` of this machine on a thread of its own, so that Ctrl-C is heard, as long as the user
+/// waits; a terminal hears `what` it is, or how far. Work that is ended and does not hear of it
+/// goes with the process.
+///
+/// # Errors
+/// `interrupted` when the user ended it.
+pub(crate) async fn apart<T: Send + 'static>(
+    what: &'static str,
+    interrupted: fn() -> Diagnostic,
+    work: impl FnOnce(&Going) -> T + Send + 'static,
+) -> Result<T, Diagnostic> {
+    let going = Going::default();
+    let (done, mut answer) = oneshot::channel();
+    let asked = going.clone();
+    std::thread::spawn(move || {
+        let _ = done.send(work(&asked));
+    });
+    match waited(interrupted, || (what, going.far()), &mut answer).await {
+        Ok(done) => done.map_err(|_| {
+            Diagnostic::error(7809, "the records cannot be read")
+                .cause("bug: the work broke off")
+                .help("report it, with the version of the program")
+        }),
+        Err(interrupted) => {
+            going.end();
+            let _ = tokio::time::timeout(ENDS_WITHIN, answer).await;
+            Err(interrupted)
+        }
     }
 }
 
@@ -133,7 +163,7 @@ pub(crate) async fn of_mesh(
         Some(WorkLine::Far(far)) => (work.what, *far),
         _ => (work.what, Far::default()),
     };
-    waited_or(work.interrupted, far, asking).await??;
+    waited(work.interrupted, far, asking).await??;
     answer.into_inner().whole()
 }
 

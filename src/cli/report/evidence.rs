@@ -8,6 +8,7 @@ use palisade_audit::{
     cosignature::CosignerKey,
     decisions::Asked,
     envelope::DecisionRef,
+    going::Going,
     note::Verifier,
     query::Limits,
     report::{
@@ -31,9 +32,13 @@ use super::{
 };
 use crate::{
     archive,
-    cli::{Context, Exit, audit::proof, block_on},
+    cli::{
+        Context, Exit,
+        audit::{proof, verify},
+        block_on,
+    },
     control::client::Mesh,
-    history::faithful,
+    history::faithful::{self, Replayed},
     render::{self, Output, reports},
     run::{
         audit::{PackReport, reports::attached},
@@ -136,27 +141,21 @@ pub(super) fn verify(
             .cause("the key in the package is only what it says of itself")
             .help("take `checkpoint.pub` from somewhere that you trust: --key FILE")
     })?;
-    let (package, seen) = opened(file, key, demanded)?;
-    let package = Arc::new(package);
+    let (package, seen) = block_on(opened(file, key, demanded))?;
     let mut checked = block_on(archive::checked(&package))?;
     of_policies(&package, &mut checked);
-    let (holds, replay) = replayed(&package)?;
-    match context.output {
-        Output::Human => {
-            reports::print_signed(&package, &seen);
-            reports::print_checked(&package.report, &checked);
-            render::faithful::print(&replay);
-        }
-        Output::Json => render::json(&Told::new(&package, &seen, Some(&checked), &replay)),
-    }
-    Ok(match checked.holds() && holds {
-        true => Exit::Ok,
-        false => Exit::NotVerified,
-    })
+    let replayed = block_on(replayed(&package))?;
+    let print = reports::print_checked;
+    Ok(told(
+        (&package, &seen),
+        (&checked, print),
+        &replayed,
+        context,
+    ))
 }
 
-/// Checks what is signed of a package and makes its decisions again, without an index: its report is
-/// not made again.
+/// Checks a package without an index: what is signed of it, what follows from its report and records
+/// as text, and its decisions, which are made again. The report is taken as it was signed.
 ///
 /// # Errors
 /// What it is lacking before anything can be compared.
@@ -166,43 +165,80 @@ pub(in crate::cli) fn verify_signed(
     demanded: &proof::Demanded<'_>,
     context: &Context,
 ) -> Result<Exit, Diagnostic> {
-    let (package, seen) = opened(file, key, demanded)?;
-    let (holds, replay) = replayed(&package)?;
+    let (package, seen) = block_on(opened(file, key, demanded))?;
+    let (of_it, now_us) = (package.clone(), Clock::system().now_us());
+    let texts = move |going: &Going| of_it.check_texts(going, now_us);
+    let checked = apart("what follows from report and records is made again", texts);
+    let checked = block_on(checked)??;
+    let replayed = block_on(replayed(&package))?;
+    let print = reports::print_texts;
+    Ok(told(
+        (&package, &seen),
+        (&checked, print),
+        &replayed,
+        context,
+    ))
+}
+
+/// Tells what was found of a package, by `print` what was made again of it; the exit code says it,
+/// too.
+fn told(
+    (package, seen): (&Package, &Seen),
+    (checked, print): (&Checked, fn(&Report, &Checked)),
+    replayed: &Replayed,
+    context: &Context,
+) -> Exit {
+    let replay = serde_json::to_value(replayed).unwrap_or_default();
     match context.output {
         Output::Human => {
-            reports::print_signed(&package, &seen);
+            reports::print_signed(package, seen);
+            print(&package.report, checked);
             render::faithful::print(&replay);
-            reports::print_not_made_again(&package.report);
         }
-        Output::Json => render::json(&Told::new(&package, &seen, None, &replay)),
+        Output::Json => render::json(&Told::new(package, seen, checked, &replay)),
     }
-    Ok(match holds {
+    match checked.holds() && replayed.holds() {
         true => Exit::Ok,
         false => Exit::NotVerified,
-    })
+    }
+}
+
+/// Does `work` on a package apart; a terminal hears how far it is, and Ctrl-C ends it.
+async fn apart<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce(&Going) -> T + Send + 'static,
+) -> Result<T, Diagnostic> {
+    attending::apart(what, verify::interrupted, work).await
 }
 
 /// A package whose signature, sums and proofs hold, and who else has seen the log.
-fn opened(
+async fn opened(
     file: &Path,
     key: &str,
     demanded: &proof::Demanded<'_>,
-) -> Result<(Package, Seen), Diagnostic> {
+) -> Result<(Arc<Package>, Seen), Diagnostic> {
     let key = proof::trusted(key)?;
     let witnesses = demanded.keys()?;
-    let package = Package::open(&read(file)?, &key)?;
+    let (bytes, of_log) = (read(file)?, key.clone());
+    let package = apart("signature, sums and proofs are checked", move |_| {
+        Package::open(&bytes, &of_log)
+    });
+    let package = Arc::new(package.await??);
     let seen = Seen::of(&package, &key, (&witnesses, demanded.quorum)).map_err(|cause| {
         proof::unwitnessed(&format!("`cosigned` in `{}`: {cause}", file.display()))
     })?;
     Ok((package, seen))
 }
 
-/// Makes the decisions of a package again: whether they hold, and what came of each.
-fn replayed(package: &Package) -> Result<(bool, Value), Diagnostic> {
-    let replayed = faithful::of_package(package, &attending::user());
-    let replayed = replayed.map_err(|_| attending::interrupted())?;
-    let told = serde_json::to_value(&replayed).unwrap_or_default();
-    Ok((replayed.holds(), told))
+/// Makes the decisions of a package again.
+async fn replayed(package: &Arc<Package>) -> Result<Replayed, Diagnostic> {
+    let package = package.clone();
+    let again = move |going: &Going| {
+        going.parts(1);
+        faithful::of_package(&package, going)
+    };
+    let replayed = apart("decisions are made again", again).await?;
+    replayed.map_err(|_| verify::interrupted())
 }
 
 /// What programs are told of a package.
@@ -215,19 +251,12 @@ struct Told<'a> {
     witnesses: Vec<Value>,
     cosigned_records: Option<u64>,
     witnesses_not_verified: &'a [String],
-    /// None where the report was not made again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    checked: Option<&'a Checked>,
+    checked: &'a Checked,
     replay: &'a Value,
 }
 
 impl<'a> Told<'a> {
-    fn new(
-        package: &'a Package,
-        seen: &'a Seen,
-        checked: Option<&'a Checked>,
-        replay: &'a Value,
-    ) -> Self {
+    fn new(package: &'a Package, seen: &'a Seen, checked: &'a Checked, replay: &'a Value) -> Self {
         Self {
             report: &package.report.name,
             records: package.records(),

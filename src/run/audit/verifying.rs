@@ -1,14 +1,11 @@
 //! The check of the whole log, while it is being written.
 
-use std::path::Path;
-
 use axum::{Json, Router, extract::ConnectInfo, response::Response, routing::post};
 use bytes::Bytes;
 use palisade_audit::{
-    going::{Ended, Going},
-    log::Log,
+    going::Ended,
     policies::Policies,
-    query::{Limits, Query},
+    query::Query,
     verify::{self, Earlier, VerifyOptions, VerifyReport},
 };
 use palisade_mesh::diagnostic::Diagnostic;
@@ -24,7 +21,10 @@ use super::{
 };
 use crate::{
     control::{api::Problem, server::PeerUid},
-    history::faithful::{self, Replayed, Seen},
+    history::{
+        self,
+        faithful::{self, Replayed, Seen},
+    },
 };
 
 /// What `audit verify` asks.
@@ -121,8 +121,9 @@ impl AuditRole {
             going.part_done();
             let seen = seen.filter(|_| report.intact());
             let replayed = query.map(|query| {
-                let asked = (&query, self.clock.now_us());
-                replayed(&self.log, &dir, asked, seen, going)
+                let asked = (&history::read(query.text())?, self.clock.now_us());
+                let policies = Policies::beside(&dir);
+                faithful::of_query(&self.log, &policies, asked, seen, going)
             });
             let document = document(&report, replayed)?;
             serde_json::to_vec(&document).map_err(|e| unwritten(&e))
@@ -130,27 +131,6 @@ impl AuditRole {
         let verified = verified.await.map_err(|e| broken(&e.to_string()))?;
         Ok(verified?.into())
     }
-}
-
-/// Makes decisions of the log in `dir` again: all, where the query says nothing; as long as
-/// somebody waits. What a verification has `seen` of the log is not read again.
-///
-/// # Errors
-/// When the log cannot be read, or the query asks for no list of records.
-pub(crate) fn replayed(
-    log: &Log,
-    dir: &Path,
-    (query, now_us): (&Query, i64),
-    seen: Option<Seen>,
-    going: &Going,
-) -> Result<Replayed, Diagnostic> {
-    let policies = Policies::beside(dir);
-    if query.text().trim().is_empty() {
-        return faithful::of_whole_log(log, &policies, seen, going);
-    }
-    let query = crate::history::read(query.text())?;
-    let window = query.window(now_us, &Limits::default())?;
-    faithful::of_log(log, &policies, (&query, window), seen, going).map_err(|e| e.diagnostic())
 }
 
 /// A verification, with the decisions that were made again where that was asked for.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use palisade_mesh::diagnostic::Diagnostic;
 
 use super::{
-    ABOUT, CHECKPOINT, COLUMNS, CONSISTENCY, COSIGNED, KEY, LATER, NOTE, PROOFS, README,
-    README_PAGE, REPORT, ROWS, SUMS, VERIFIER,
+    ABOUT, CHECKPOINT, COLUMNS, CONSISTENCY, COSIGNED, KEY, LATER, NOT_AS_TEXT, NOTE, PROOFS,
+    README, README_PAGE, REPORT, ROWS, SUMS, VERIFIER,
     archive::{self, Files, PACKAGE_BYTES_MAX},
     facts, forms, in_force, is_bundle,
     records::Records,
     refusals::{changed, missing, no_package, not_signed, unpacked, unproven, unsaid_of},
     seal::{Seal, cosigned, speaks_of},
-    strange, text,
+    strange, text, texts,
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -160,6 +160,31 @@ impl Package {
         Ok(checked)
     }
 
+    /// Makes again what follows from report and records as text, and finds what does not belong
+    /// there; the report itself is taken as it was signed, for to make it takes an index. What was
+    /// not compared is named.
+    ///
+    /// # Errors
+    /// `PLS7827` when a file cannot be made, or nobody waits any more.
+    pub fn check_texts(&self, going: &Going, now_us: i64) -> Result<Checked, Diagnostic> {
+        let mut checked = Checked {
+            checkpoint: true,
+            ..Checked::default()
+        };
+        checked.made(&self.report.header, now_us);
+        let mut again = texts(&self.report)?;
+        let lines = self.records.lines(going).map_err(|e| unpacked(&e))?;
+        again.insert(ROWS.into(), lines);
+        self.compare_files(again, &NOT_AS_TEXT, &mut checked);
+        let title = &self.report.title;
+        let figures = format!("the figures and rows of \u{201c}{title}\u{201d}");
+        let forms = NOT_AS_TEXT.map(|name| format!("`{name}`")).join(", ");
+        checked.not_compared.push(format!(
+            "{figures}, and {forms}: palisade report verify makes them again"
+        ));
+        Ok(checked)
+    }
+
     /// Compares the files that follow from report and records, and finds those that do not
     /// belong there.
     fn files_again(&self, going: &Going, checked: &mut Checked) -> Result<(), StoreError> {
@@ -168,6 +193,13 @@ impl Package {
         let (rows, columns) = rows.map_err(|e| unpacked(&e))?;
         again.insert(ROWS.into(), rows);
         again.insert(COLUMNS.into(), columns);
+        self.compare_files(again, &[], checked);
+        Ok(())
+    }
+
+    /// Compares the files with what was made `again`, and with what every package has; those of
+    /// `aside` belong there, and are not compared.
+    fn compare_files(&self, mut again: Files, aside: &[&str], checked: &mut Checked) {
         again.insert(VERIFIER.into(), verifier::page().into());
         let page = self.files.contains_key(VERIFIER).then_some(README_PAGE);
         let about = format!("{README}{}", page.unwrap_or_default());
@@ -185,6 +217,7 @@ impl Package {
         for (name, content) in &self.files {
             let known = again.contains_key(name)
                 || given.contains(&name.as_str())
+                || aside.contains(&name.as_str())
                 || is_bundle(name, content);
             if !known {
                 checked.same("package", name, "there", "no file of a package");
@@ -196,7 +229,7 @@ impl Package {
             let this = format!("this is {here}: not compared, verify it with that version");
             let what = "the forms of the report and the rows of the records";
             checked.same("package", what, &format!("made by {made}"), &this);
-            return Ok(());
+            return;
         }
         for (name, content) in &again {
             // The sums say that nobody took it away.
@@ -211,6 +244,5 @@ impl Package {
             };
             checked.same("package", name, said, found);
         }
-        Ok(())
     }
 }

@@ -136,18 +136,40 @@ impl Records {
     ) -> Result<(Vec<u8>, Vec<u8>), String> {
         let mut lines = Vec::new();
         let mut columns = ParquetFile::new(Vec::new()).map_err(|e| e.to_string())?;
+        self.each_row(going, |row| {
+            write_jsonl(row, &mut lines).map_err(|e| e.to_string())?;
+            columns.row(row).map_err(|e| e.to_string())
+        })?;
+        Ok((lines, columns.finish(facts).map_err(|e| e.to_string())?))
+    }
+
+    /// The records as JSON lines alone.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn lines(&self, going: &Going) -> Result<Vec<u8>, String> {
+        let mut lines = Vec::new();
+        self.each_row(going, |row| {
+            write_jsonl(row, &mut lines).map_err(|e| e.to_string())
+        })?;
+        Ok(lines)
+    }
+
+    fn each_row(
+        &self,
+        going: &Going,
+        mut take: impl FnMut(&Object) -> Result<(), String>,
+    ) -> Result<(), String> {
         let mut reading = going.reading(self.len());
         for (index, leaf) in &self.0 {
             reading.read(1).map_err(|e| e.to_string())?;
             let row = Row::new(&Item::new(entry_of(*index, leaf.clone())?));
             let value = serde_json::to_value(row).map_err(|e| e.to_string())?;
             if let serde_json::Value::Object(row) = &value {
-                let row: &Object = row;
-                write_jsonl(row, &mut lines).map_err(|e| e.to_string())?;
-                columns.row(row).map_err(|e| e.to_string())?;
+                take(row)?;
             }
         }
-        Ok((lines, columns.finish(facts).map_err(|e| e.to_string())?))
+        Ok(())
     }
 
     /// What an index can be made from.

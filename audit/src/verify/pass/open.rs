@@ -10,6 +10,7 @@ use super::Pass;
 use crate::{
     archive::Away,
     envelope::{EnvelopeRef, RecordPeek},
+    files,
     merkle::{self, Hash},
     segment::{self, Stub},
     told,
@@ -28,7 +29,7 @@ impl Pass<'_> {
         // A run beside this lets it go, or brings it back, at any moment.
         let mut refused: Option<(Hash, Away)> = None;
         let (digest, away) = loop {
-            let missing = match File::open(&path) {
+            let missing = match files::open(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => e,
                 opened => {
                     self.replaced(refused, None);
@@ -38,7 +39,7 @@ impl Pass<'_> {
             let stub = match Stub::read(&self.dir, first) {
                 Ok(stub) => stub,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    let file = File::open(&path).map_err(|_| missing)?;
+                    let file = files::open(&path).map_err(|_| missing)?;
                     self.replaced(refused, None);
                     return Ok(Some(file));
                 }
@@ -79,7 +80,7 @@ impl Pass<'_> {
 
     #[cfg(not(feature = "index"))]
     pub(super) fn open(&mut self, _: u64, _: Option<u64>, file: &Path) -> io::Result<Option<File>> {
-        File::open(self.dir.join(file)).map(Some)
+        files::open(&self.dir.join(file)).map(Some)
     }
 
     /// A segment became another while it was asked for, or came back.

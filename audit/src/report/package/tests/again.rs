@@ -524,3 +524,49 @@ async fn a_checkpoint_of_another_log_is_told_before_what_is_lacking() {
     let found = stage.checked(&report).unwrap();
     assert!(!found.checkpoint && !found.holds(), "{found:#?}");
 }
+
+/// What an auditor's program makes again: every text that follows from report and records is held
+/// against it, and what else lies there is named; what it does not make again it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_are_made_again_without_an_index() {
+    let stage = stage().await;
+    let (report, _) = stage.made("denials");
+    let texts_of = |packed: &[u8]| {
+        let package = Package::open(packed, stage.log.verifier()).unwrap();
+        let now_us = Clock::system().now_us();
+        package.check_texts(&Going::default(), now_us).unwrap()
+    };
+    let sound = texts_of(&stage.pack(&report, RECORDS_MAX).unwrap());
+    assert!(sound.holds(), "{:?}", sound.differences);
+    let [said] = sound.not_compared.as_slice() else {
+        panic!("{:?}", sound.not_compared);
+    };
+    assert!(said.contains(&report.title) && said.contains("report verify"));
+
+    let names: Vec<String> = stage.files(&report).into_keys().collect();
+    let given = [SUMS, NOTE, CHECKPOINT, KEY, PROOFS, in_force::FILE, REPORT];
+    let others = names.iter().filter(|name| !given.contains(&name.as_str()));
+    for name in others.filter(|name| !name.starts_with(ATTACHED)) {
+        let packed = stage.resealed(&report, |files| {
+            files.insert(name.clone(), b"Nobody was denied.".to_vec());
+        });
+        let differs: Vec<String> = texts_of(&packed)
+            .differences
+            .into_iter()
+            .map(|difference| difference.what)
+            .collect();
+        match NOT_AS_TEXT.contains(&name.as_str()) {
+            false => assert_eq!(differs, [name.as_str()]),
+            true => {
+                assert_eq!(differs, [""; 0], "{name}");
+                assert!(said.contains(&format!("`{name}`")), "{said}");
+            }
+        }
+    }
+    let more = stage.resealed(&report, |files| {
+        files.insert("invoice.exe".into(), b"MZ".to_vec());
+    });
+    let more = texts_of(&more);
+    assert!(!more.holds());
+    assert_eq!(more.differences[0].what, "invoice.exe");
+}
