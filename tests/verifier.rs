@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Output,
+    process::{Command, Output},
     time::SystemTime,
 };
 
@@ -93,6 +93,32 @@ fn nothing_is_written_into_what_is_verified() {
     let verify = ["log", "log", "--key", "log/checkpoint.pub", "--replay"];
     ends(&home.verifier(&verify), 0);
     assert_eq!(state_of(&home.path("log")), before);
+}
+
+/// On a terminal long work says how far it is, how fast, and how long it takes yet; elsewhere
+/// nothing stands between what programs read.
+#[test]
+fn a_terminal_hears_how_far_it_is() {
+    let home = Home::new();
+    grow(&home.path("log"), 1..=2000, "/orders");
+    let verify = ["log", "log", "--key", "log/checkpoint.pub"];
+    let quiet = ends(&home.verifier(&verify), 0);
+    assert!(!quiet.contains("/s"), "{quiet}");
+    let program = env!("CARGO_BIN_EXE_palisade-verify");
+    let inside = format!("stty cols 100 rows 40; exec {program} {}", verify.join(" "));
+    let told = Command::new("script")
+        .args(["--quiet", "--return", "--command", &inside, "typescript"])
+        .current_dir(home.path(""))
+        .env("TERM", "xterm")
+        .output()
+        .unwrap();
+    let told = ends(&told, 0);
+    let line = told.split('\r').find(|line| line.contains(" records · "));
+    let line = line.unwrap_or_else(|| panic!("{told}"));
+    assert!(
+        line.contains("/s · ") && line.trim_end().ends_with(" left"),
+        "{line}"
+    );
 }
 
 /// Each file below a folder, with its contents and when it was changed.
