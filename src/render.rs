@@ -25,6 +25,8 @@ pub(crate) mod explanation;
 #[cfg(feature = "full")]
 pub(crate) mod faithful;
 #[cfg(feature = "full")]
+pub(crate) mod gaps;
+#[cfg(feature = "full")]
 pub(crate) mod impact;
 #[cfg(feature = "full")]
 pub(crate) mod measured;

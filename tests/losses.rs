@@ -15,9 +15,14 @@ use std::fs;
 use jiff::{SignedDuration, Timestamp};
 use palisade_mesh::wire::record::SpoolEvent;
 use serde_json::Value;
-use support::{Home, lone, records::declare};
+use support::{
+    Home, LIMIT, lone,
+    records::{declare, grow_of},
+    wait_for,
+};
 
 const REPORTER: &str = "spiffe://acme.test/ns/shop/sa/orders";
+const WHY: &str = "no room for these records";
 
 /// Seven records between two moments of a past hour, declared now.
 struct Loss {
@@ -37,6 +42,7 @@ impl Loss {
         let until = from + SignedDuration::from_secs(40);
         let event = SpoolEvent {
             verb: "dropped".into(),
+            detail: WHY.into(),
             strict: 4,
             best_effort: 3,
             from_us: from.as_microsecond(),
@@ -112,6 +118,73 @@ fn every_answer_about_the_time_of_a_loss_names_it() {
         assert!(audit.end().success());
         audit = lone::start(&home);
     }
+}
+
+/// The row of the declaration and the table of a report have when the records were lost.
+#[test]
+fn a_declaration_has_its_time_in_its_row_and_in_a_report() {
+    let home = Home::new();
+    lone::configure(&home, "");
+    let loss = Loss::declared(&home);
+    let _audit = lone::start(&home);
+    let told = wait_for("the declaration", LIMIT, || {
+        home.rows("class:spool_event verb:dropped last:1h")?.pop()
+    });
+    let us = |time: &Value| time.as_str().unwrap().parse::<Timestamp>().unwrap();
+    assert_eq!(us(&told["lost_from"]), loss.from);
+    assert_eq!(us(&told["lost_until"]), loss.until);
+    assert_eq!(
+        (&told["dropped_strict"], &told["dropped_best_effort"]),
+        (&4.into(), &3.into())
+    );
+    let made = home.json(&["report", "run", "integrity", "--period", "last:1h"]);
+    let sections = made["sections"].as_array().unwrap();
+    let losses = sections.iter().find(|s| s["id"] == "losses").unwrap();
+    let columns = losses["table"]["columns"].as_array().unwrap();
+    let [row] = losses["table"]["rows"].as_array().unwrap().as_slice() else {
+        panic!("{losses:#}");
+    };
+    let cell = |name: &str| &row[columns.iter().position(|c| c["name"] == name).unwrap()];
+    for name in ["reporter", "lost_from", "lost_until", "detail"] {
+        assert_eq!(cell(name), &told[name]);
+    }
+}
+
+/// For people, what is missing stands in tables of its own: a loss with how many records, of which
+/// time and why, a gap with its stream and its numbers.
+#[test]
+fn gaps_are_told_to_people_with_their_time_and_their_numbers() {
+    let home = Home::new();
+    lone::configure(&home, "");
+    let log = home.path("state/audit/log");
+    grow_of(&log, REPORTER, 1..=3, "/orders");
+    grow_of(&log, REPORTER, 7..=7, "/orders");
+    grow_of(&log, REPORTER, 4..=6, "/orders");
+    let loss = Loss::declared_as(&home, 8);
+    let _audit = lone::start(&home);
+    let said = wait_for("what is missing", LIMIT, || {
+        let said = home.says(&["audit", "gaps"], 0);
+        said.contains("closed").then_some(said)
+    });
+    let line = |words: &[&str]| {
+        let mut lines = said.lines();
+        let found = lines.find(|line| words.iter().all(|word| line.contains(word)));
+        found.unwrap_or_else(|| panic!("{words:?}: {said}"))
+    };
+    let heads = ["REPORTER", "RECORDS", "FROM (UTC)", "UNTIL (UTC)", "WHY"];
+    line(&heads);
+    let clock = |time: Timestamp| time.to_string()[..23].to_owned();
+    let (from, until) = (clock(loss.from), clock(loss.until));
+    let told = line(&[REPORTER, &from, &until, "strict 4, best_effort 3", WHY]);
+    assert_eq!(told.split_whitespace().nth(1), Some("7"), "{told}");
+    line(&["TIME (UTC)", "GAP", "STREAM", "FIRST", "LAST"]);
+    // One that closed is told by the numbers that came last.
+    for (word, first) in [("noticed", "4"), ("closed", "6")] {
+        let told = line(&[&format!(" {word} "), REPORTER, " worker 0 "]);
+        let numbers: Vec<&str> = told.split_whitespace().rev().take(2).collect();
+        assert_eq!(numbers, ["6", first], "{told}");
+    }
+    assert!(!said.contains("STATUS"), "{said}");
 }
 
 /// A log in a folder that nobody serves.

@@ -81,7 +81,7 @@ mod writer;
 pub use error::{Damage, LogError};
 pub use gaps::OpenGap;
 #[cfg(feature = "index")]
-pub(crate) use gaps::told as gaps_told;
+pub use gaps::told as gaps_told;
 pub use health::LogHealth;
 use health::{Deathwatch, Health};
 pub use options::{

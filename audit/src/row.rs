@@ -1,7 +1,7 @@
 //! A record as people and scripts see it: flat, with the names of the query
 //! language, the same for every class.
 
-use palisade_mesh::wire::record::{Alert, Decision, Head, Heads, Shadow, record::Body};
+use palisade_mesh::wire::record::{Alert, Decision, Head, Heads, Shadow, SpoolEvent, record::Body};
 use prost::Message as _;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
@@ -280,18 +280,7 @@ impl Row {
                 self.put("last_sequence", RowValue::Number(head.last_sequence));
             }
             Some(Body::Erasure(erasure)) => self.put_text("detail", &erasure.detail),
-            Some(Body::SpoolEvent(event)) => {
-                self.put_text("detail", &event.detail);
-                for (name, count) in [
-                    ("dropped_strict", event.strict),
-                    ("dropped_spool", event.spool),
-                    ("dropped_best_effort", event.best_effort),
-                ] {
-                    if count > 0 {
-                        self.put(name, RowValue::Number(count));
-                    }
-                }
-            }
+            Some(Body::SpoolEvent(event)) => self.add_spool_event(event),
             Some(Body::Call(call)) => {
                 if call.status != 0 {
                     self.put("answered", RowValue::Number(call.status.into()));
@@ -344,6 +333,24 @@ impl Row {
         }
         self.put_text("query", &alert.query);
         self.put_text("detail", &alert.detail);
+    }
+
+    fn add_spool_event(&mut self, event: &SpoolEvent) {
+        self.put_text("detail", &event.detail);
+        for (name, count) in [
+            ("dropped_strict", event.strict),
+            ("dropped_spool", event.spool),
+            ("dropped_best_effort", event.best_effort),
+        ] {
+            if count > 0 {
+                self.put(name, RowValue::Number(count));
+            }
+        }
+        for (name, time_us) in [("lost_from", event.from_us), ("lost_until", event.until_us)] {
+            if time_us != 0 {
+                self.put_text(name, &rfc3339(time_us));
+            }
+        }
     }
 
     fn add_validity(&mut self, from_s: i64, to_s: i64) {

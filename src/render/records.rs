@@ -42,7 +42,7 @@ pub(crate) fn print_answer(answer: &Value, query: &str) {
 }
 
 /// Prints records one below the other, aligned.
-pub(super) fn print_rows(rows: &[Value]) {
+fn print_rows(rows: &[Value]) {
     if rows.is_empty() {
         return;
     }

@@ -1,11 +1,11 @@
 //! Summaries of records, as `palisade audit` prints them: groups, facets, timelines,
-//! gaps, and what an answer may lack.
+//! and what an answer may lack.
 
 use palisade_audit::query::Field;
 use serde_json::Value;
 
 use super::{
-    DIM, GOOD, NAME, STRONG, WARN, count, line, paint, records,
+    DIM, NAME, STRONG, WARN, count, line, paint,
     snippet::clean,
     table::{Table, col, styled},
     thousands,
@@ -109,140 +109,6 @@ pub(super) fn print_steps(steps: &[Value]) {
                 false => format!("  {}", paint(DIM, parts.join(" · "))),
             }
         ));
-    }
-}
-
-/// Prints what is missing from the log, and what was said about it.
-pub(crate) fn print_gaps(answer: &Value) {
-    let open = list(answer, "open");
-    if open.is_empty() {
-        line(&format!(
-            "{}: every number of every stream has arrived",
-            paint(GOOD.bold(), "✓ no gap")
-        ));
-    } else {
-        let mut out = Table::new(&[
-            col("REPORTER").short(),
-            col("WORKER").right(),
-            col("FIRST").right(),
-            col("LAST").right(),
-            col("MISSING").right(),
-            col("NOTICED (UTC)"),
-            col("BOOT").optional(),
-        ]);
-        for gap in open {
-            let n = |key: &str| thousands(number(gap, key));
-            out.row([
-                text(gap, "reporter").into(),
-                n("worker").into(),
-                n("first").into(),
-                n("last").into(),
-                styled(WARN, n("missing")),
-                text(gap, "noticed").into(),
-                styled(DIM, text(gap, "boot")),
-            ]);
-        }
-        out.print();
-    }
-    match number(answer, "open_more") {
-        0 => {}
-        more => line(&paint(WARN, format!("and {} more", thousands(more)))),
-    }
-    for (key, title) in [
-        ("declared", "declared as lost by their reporter"),
-        ("noted", "found and closed"),
-    ] {
-        let found = answer.get(key).unwrap_or(&Value::Null);
-        let rows = list(found, "rows");
-        if !rows.is_empty() {
-            line(&paint(STRONG, title));
-            records::print_rows(rows);
-        }
-    }
-    for silent in list(answer, "silent") {
-        let (who, boot) = (clean(text(silent, "reporter")), text(silent, "boot"));
-        line(&paint(
-            WARN,
-            format!("{who} (boot {boot}) has stopped sending"),
-        ));
-    }
-    print_calls(answer.get("calls").unwrap_or(&Value::Null));
-    let noted = answer.get("noted").unwrap_or(&Value::Null);
-    line(&paint(
-        DIM,
-        format!(
-            "losses from {} to {}",
-            text(noted, "from"),
-            text(noted, "to")
-        ),
-    ));
-    print_coverage(noted);
-}
-
-/// Prints the requests of which only one side has left a record.
-fn print_calls(calls: &Value) {
-    let found = list(calls, "one_sided");
-    let agreed = count(number(calls, "agreed"), "request", "requests");
-    if found.is_empty() {
-        line(&format!(
-            "{}: both sides recorded {agreed} and agree",
-            paint(GOOD.bold(), "✓ no one-sided request"),
-        ));
-    } else {
-        let mut out = Table::new(&[
-            col("TIME (UTC)"),
-            col("WHAT").short(),
-            col("FROM").short(),
-            col("TO").short(),
-            col("REQUEST").short(),
-            col("ID"),
-        ]);
-        for one in found {
-            let what = match (text(one, "kind"), flag(one, "loss_known")) {
-                (_, Some(true)) => "a loss is known",
-                ("call_alone", _) => "no decision",
-                ("decision_alone", _) => "no call",
-                ("repeated", _) => "id used again",
-                _ => "contradicts its call",
-            };
-            out.row([
-                text(one, "time").get(..23).unwrap_or_default().into(),
-                styled(WARN, what),
-                text(one, "caller").into(),
-                text(one, "service").into(),
-                format!("{} {}", text(one, "method"), text(one, "path")).into(),
-                styled(DIM, text(one, "id")),
-            ]);
-        }
-        out.print();
-        let all = wide(found.len()) + number(calls, "one_sided_more");
-        line(&paint(
-            WARN,
-            format!(
-                "{} that only one side recorded, beside {agreed} that both did",
-                count(all, "request", "requests")
-            ),
-        ));
-    }
-    for (caller, n) in calls
-        .get("without_proxy")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        let n = count(n.as_u64().unwrap_or_default(), "request", "requests");
-        let said = format!("{n} of {} came through no proxy of the mesh", clean(caller));
-        line(&paint(DIM, said));
-    }
-    let more = number(calls, "without_proxy_more");
-    if more > 0 {
-        let said = format!("{} of others, too", count(more, "request", "requests"));
-        line(&paint(DIM, said));
-    }
-    if flag(calls, "whole") == Some(false) {
-        let (from, to) = (text(calls, "from"), text(calls, "to"));
-        let said = format!("both sides were compared from {from} to {to}, and not before or after");
-        line(&paint(WARN, said));
     }
 }
 
@@ -364,23 +230,23 @@ fn share(n: u64, total: u64) -> f64 {
     u32::try_from(permille).map_or(100.0, f64::from) / 10.0
 }
 
-fn wide(n: usize) -> u64 {
+pub(super) fn wide(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+pub(super) fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     let found = value.get(key).and_then(Value::as_array);
     found.map_or(&[], Vec::as_slice)
 }
 
-fn number(value: &Value, key: &str) -> u64 {
+pub(super) fn number(value: &Value, key: &str) -> u64 {
     value.get(key).and_then(Value::as_u64).unwrap_or_default()
 }
 
-fn flag(value: &Value, key: &str) -> Option<bool> {
+pub(super) fn flag(value: &Value, key: &str) -> Option<bool> {
     value.get(key).and_then(Value::as_bool)
 }
 
-fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+pub(super) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }

@@ -67,6 +67,8 @@ const DETAILS: &[Column] = &[
     of("dropped_strict", ColumnKind::Number),
     of("dropped_spool", ColumnKind::Number),
     of("dropped_best_effort", ColumnKind::Number),
+    of("lost_from", ColumnKind::Time),
+    of("lost_until", ColumnKind::Time),
     of("detail", ColumnKind::Text),
     of("context", ColumnKind::Json),
     of("covered", ColumnKind::Json),

@@ -11,7 +11,7 @@ mod noticed;
 #[cfg(feature = "index")]
 pub(super) use noticed::Noticed;
 #[cfg(feature = "index")]
-pub(crate) use noticed::told;
+pub use noticed::told;
 
 /// Bytes that name streams in one note of what is missing: what a note has room for, less the number
 /// of the others.

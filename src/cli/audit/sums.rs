@@ -78,7 +78,7 @@ pub(super) fn gaps(args: GapsArgs, context: &Context) -> Exit {
     let asked = Gaps {
         query: args.time.join(" "),
     };
-    ask(context, "gaps", &asked, summaries::print_gaps)
+    ask(context, "gaps", &asked, render::gaps::print)
 }
 
 fn ask(context: &Context, what: &str, asked: &impl Serialize, print: fn(&Value)) -> Exit {

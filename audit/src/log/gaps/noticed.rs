@@ -13,8 +13,8 @@ use crate::{
     verify::{StreamReport, VerifyReport},
 };
 
-/// What a note names: each stream, as it is shown, with its numbers.
-pub(crate) fn told(note: &str) -> impl Iterator<Item = (&str, Range)> {
+/// What a note of the log about gaps names: each stream, as it is shown, with its numbers.
+pub fn told(note: &str) -> impl Iterator<Item = (&str, Range)> {
     note.split(BETWEEN).filter_map(|one| {
         let (stream, numbers) = one.rsplit_once(OF_NUMBERS)?;
         let (from, to) = numbers.split(',').next()?.split_once("..=")?;

@@ -269,8 +269,8 @@ pub(crate) fn losses(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     let section = Section::new(
         "losses",
         "Declared losses and gaps",
-        "Records that found no room were refused a number and counted; their reporter declares them. Gaps in the numbers are noted when \
-         they are found and when they close.",
+        "Records that found no room were refused a number and counted; their reporter declares them, and between which times that was \
+         (`lost_from`, `lost_until`). Gaps in the numbers are noted when they are found and when they close.",
     );
     let filter =
         "(class:spool_event verb:dropped) OR (class:log_lifecycle (verb:gap OR verb:gap_closed))";
@@ -283,6 +283,8 @@ pub(crate) fn losses(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
             ("class", CellKind::Text),
             ("verb", CellKind::Text),
             ("reporter", CellKind::Text),
+            ("lost_from", CellKind::Time),
+            ("lost_until", CellKind::Time),
             ("dropped_strict", CellKind::Number),
             ("dropped_spool", CellKind::Number),
             ("dropped_best_effort", CellKind::Number),

@@ -44,9 +44,14 @@ impl Seeded {
         self.records.last_mut().unwrap()
     }
 
-    /// The time so many microseconds ago, as reports have it.
+    /// The time so many microseconds ago, as records have it.
+    pub(super) fn time_us(&self, us: i64) -> i64 {
+        self.now_us - us
+    }
+
+    /// The same as reports have it.
     pub(super) fn time(&self, us: i64) -> String {
-        rfc3339(self.now_us - us)
+        rfc3339(self.time_us(us))
     }
 
     /// A report about what was recorded.

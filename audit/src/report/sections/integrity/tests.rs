@@ -24,17 +24,24 @@ fn lifecycle(verb: &str, detail: &str) -> Body {
 #[tokio::test]
 async fn declared_losses_and_gaps_are_listed() {
     let mut seeded = Seeded::new();
-    let dropped = |strict, spool, best_effort| {
-        Body::SpoolEvent(SpoolEvent {
-            verb: "dropped".into(),
-            detail: "no room, disk full".into(),
-            strict,
-            spool,
-            best_effort,
-            ..SpoolEvent::default()
-        })
+    let dropped = |strict, spool, best_effort| SpoolEvent {
+        verb: "dropped".into(),
+        detail: "no room, disk full".into(),
+        strict,
+        spool,
+        best_effort,
+        ..SpoolEvent::default()
     };
-    seeded.ago(50 * MINUTE, REPORTER, dropped(4, 0, 3));
+    let (from, until) = (seeded.time_us(55 * MINUTE), seeded.time_us(52 * MINUTE));
+    let timed = SpoolEvent {
+        from_us: from,
+        until_us: until,
+        ..dropped(4, 0, 3)
+    };
+    seeded.ago(50 * MINUTE, REPORTER, Body::SpoolEvent(timed));
+    // One that does not say of which time it is.
+    let dropped =
+        |strict, spool, best_effort| Body::SpoolEvent(dropped(strict, spool, best_effort));
     seeded.ago(40 * MINUTE, OTHER, dropped(0, 70_000, 0));
     seeded.ago(
         30 * MINUTE,
@@ -61,51 +68,28 @@ async fn declared_losses_and_gaps_are_listed() {
         let report = seeded.made(kind).await;
         let losses = section(&report, "losses");
         assert_eq!(
-            cells(
-                losses,
-                [
-                    "time",
-                    "class",
-                    "verb",
-                    "reporter",
-                    "dropped_strict",
-                    "dropped_spool",
-                    "dropped_best_effort",
-                    "detail"
-                ]
-            ),
+            cells(losses, ["time", "class", "verb", "reporter", "detail"]),
             [
-                [
-                    time(20).as_str(),
-                    of_log,
-                    "gap_closed",
-                    AUDIT,
-                    "",
-                    "",
-                    "",
-                    gap
-                ],
-                [time(30).as_str(), of_log, "gap", AUDIT, "", "", "", gap],
-                [
-                    time(40).as_str(),
-                    of_spool,
-                    "dropped",
-                    OTHER,
-                    "",
-                    "70000",
-                    "",
-                    room
-                ],
-                [
-                    time(50).as_str(),
-                    of_spool,
-                    "dropped",
-                    REPORTER,
-                    "4",
-                    "",
-                    "3",
-                    room
-                ],
+                [time(20).as_str(), of_log, "gap_closed", AUDIT, gap],
+                [time(30).as_str(), of_log, "gap", AUDIT, gap],
+                [time(40).as_str(), of_spool, "dropped", OTHER, room],
+                [time(50).as_str(), of_spool, "dropped", REPORTER, room],
+            ]
+        );
+        let lost = [
+            "lost_from",
+            "lost_until",
+            "dropped_strict",
+            "dropped_spool",
+            "dropped_best_effort",
+        ];
+        assert_eq!(
+            cells(losses, lost),
+            [
+                [""; 5],
+                [""; 5],
+                ["", "", "", "70000", ""],
+                [time(55).as_str(), time(52).as_str(), "4", "", "3"],
             ]
         );
         assert_eq!(
