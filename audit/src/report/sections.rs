@@ -272,13 +272,18 @@ fn most_of(query: &str) -> String {
 /// these are all groups: of one that is not there nothing is known otherwise.
 fn counts(e: &Evidence<'_>, query: &str) -> Result<(BTreeMap<Vec<String>, u64>, bool), StoreError> {
     let counted = e.groups(query)?;
-    let named = u64::try_from(counted.groups.len()).unwrap_or(u64::MAX);
-    let whole = named == counted.distinct && counted.uncounted == 0;
+    let whole = is_whole(&counted);
     let groups = counted.groups.into_iter();
     Ok((
         groups.map(|group| (group.values, group.count)).collect(),
         whole,
     ))
+}
+
+/// Whether every group was read.
+fn is_whole(counted: &Counted) -> bool {
+    let named = u64::try_from(counted.groups.len()).unwrap_or(u64::MAX);
+    named == counted.distinct && counted.uncounted == 0
 }
 
 /// A section whose table is the newest records of a query.

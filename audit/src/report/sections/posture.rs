@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{cell, newest, of_groups, share};
+use super::{cell, counts, is_whole, most_of, newest, of_groups, share};
 use crate::{
     index::StoreError,
     query::TOP_MAX,
@@ -80,9 +80,7 @@ pub(crate) fn silent(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     let holders = e.groups(&format!("{issued} | top {TOP_MAX}"))?;
     let callers = e.groups(&format!("{called} | top {TOP_MAX}"))?;
     // Who is in no group that was read may have called: then nobody is named.
-    let whole = [&holders, &callers].iter().all(|of| {
-        of.distinct == u64::try_from(of.groups.len()).unwrap_or(u64::MAX) && of.uncounted == 0
-    });
+    let whole = [&holders, &callers].into_iter().all(is_whole);
     let identities = holders.distinct;
     let callers: BTreeSet<String> = callers.groups.into_iter().flat_map(|g| g.values).collect();
     let mut table = Table::new(&[
@@ -120,17 +118,17 @@ pub(crate) fn proven(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     let mut section = Section::new(
         "proven-callers",
         "Requests of callers that proved who they are",
-        "The share of mutual TLS: decisions with the certificate that the caller proved on its connection, by service. The others came without one \
-         and were refused for that, or a decision API was asked on somebody's behalf.",
+        "The share of mutual TLS: decisions with the certificate that the caller proved on its connection, by service. A proxy decides about \
+         proven callers alone, so the others are answers of decision APIs, which are asked on somebody's behalf.",
     );
     let (all, proven) = (e.decisions(""), e.decisions(PROVEN));
-    let by_service = |query: &str| e.groups(&format!("{query} | count by service | top {TOP_MAX}"));
-    let (requests, of_proven) = (by_service(&all)?, by_service(&proven)?);
-    let counts: BTreeMap<_, _> = of_proven
-        .groups
-        .iter()
-        .map(|group| (&group.values, group.count))
-        .collect();
+    let of_proven = e.count(&proven)?;
+    let by_service = |query: &str| most_of(&format!("{query} | count by service"));
+    let (all, proven) = (by_service(&all), by_service(&proven));
+    let requests = e.groups(&all)?;
+    let (found, all_read) = counts(e, &proven)?;
+    // Of a service that is in no group that was read nothing is known.
+    let known = |service: &Vec<String>| found.get(service).copied().or(all_read.then_some(0));
     let mut table = Table::new(&[
         ("service", CellKind::Text),
         ("requests", CellKind::Number),
@@ -139,22 +137,29 @@ pub(crate) fn proven(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     ]);
     table.total = requests.distinct;
     for group in requests.groups.iter().take(most) {
-        let proven = counts.get(&group.values).copied().unwrap_or_default();
+        let known = known(&group.values);
+        let or_dash = |known: Option<String>| known.unwrap_or_else(|| "–".to_owned());
         let mut row = group.values.clone();
         row.extend([
             group.count.to_string(),
-            proven.to_string(),
-            share(proven, group.count),
+            or_dash(known.map(|proven| proven.to_string())),
+            or_dash(known.map(|proven| share(proven, group.count))),
         ]);
         table.rows.push(row);
     }
     section.table = Some(table);
     section.queries.extend([all, proven]);
+    if !all_read {
+        section = section.cannot_show(&format!(
+            "how many requests of proven callers a service beyond the {TOP_MAX} with most of them got: `–` stands there"
+        ));
+    }
     Ok(section
         .figure("requests", requests.total)
-        .figure("of proven callers", of_proven.total)
-        .figure("their share", share(of_proven.total, requests.total))
+        .figure("of proven callers", of_proven)
+        .figure("their share", share(of_proven, requests.total))
         .figure("requests of no known service", requests.absent)
+        .cannot_show("mutual TLS of a proxy that is not Palisade's: where Envoy asked a decision API, it is not recorded")
         .cannot_show("connections that ended before a request: see those that proved no identity"))
 }
 

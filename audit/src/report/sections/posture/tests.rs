@@ -3,7 +3,7 @@
 use palisade_mesh::wire::record::{Decision, Peer, Verdict, Versions, record::Body};
 
 use super::super::seeded::{MINUTE, Seeded, cells, figures, section};
-use crate::testing::REPORTER;
+use crate::{query::TOP_MAX, testing::REPORTER};
 
 fn id(name: &str) -> String {
     format!("spiffe://acme.test/ns/shop/sa/{name}")
@@ -85,22 +85,24 @@ async fn without_requests_no_identity_is_shared() {
     assert_eq!(figures(shared), none.map(|label| (label, "0")));
 }
 
+/// A request to a service, of a caller with this serial number of a certificate.
+fn to(service: &str, serial: &[u8]) -> Body {
+    Body::Decision(Decision {
+        verdict: Verdict::Allow.into(),
+        service: service.into(),
+        principal: Some(Peer {
+            spiffe_id: id("web"),
+            serial: serial.into(),
+            ..Peer::default()
+        }),
+        ..Decision::default()
+    })
+}
+
 /// A service with fewer proven callers than requests, one where all were, and requests of none.
 #[tokio::test]
 async fn callers_that_proved_who_they_are_are_counted_by_service() {
     let mut seeded = Seeded::new();
-    let to = |service: &str, serial: &[u8]| {
-        Body::Decision(Decision {
-            verdict: Verdict::Allow.into(),
-            service: service.into(),
-            principal: Some(Peer {
-                spiffe_id: id("web"),
-                serial: serial.into(),
-                ..Peer::default()
-            }),
-            ..Decision::default()
-        })
-    };
     let (orders, stock) = ("acme.test/shop/orders", "acme.test/shop/stock");
     for (service, serial) in [
         (orders, &[7][..]),
@@ -141,6 +143,48 @@ async fn without_requests_there_is_no_share_of_proven_callers() {
         .map(|(_, value)| value)
         .collect();
     assert_eq!(found, ["0", "0", "–", "0"]);
+}
+
+/// With more services than can be counted, one of which nothing is known is not said to have no
+/// proven caller.
+#[tokio::test]
+async fn proven_callers_of_a_service_beyond_the_most_are_not_known() {
+    let mut seeded = Seeded::new();
+    for n in 0..TOP_MAX {
+        for _ in 0..2 {
+            let service = format!("acme.test/many/{n}");
+            seeded.ago(5 * MINUTE, REPORTER, to(&service, &[7]));
+        }
+    }
+    let (asked, never) = ("acme.test/shop/asked", "acme.test/shop/never");
+    seeded.ago(5 * MINUTE, REPORTER, to(asked, &[7]));
+    for (service, requests) in [(asked, 5), (never, 4)] {
+        for _ in 0..requests {
+            seeded.ago(5 * MINUTE, REPORTER, to(service, &[]));
+        }
+    }
+    let report = seeded.made("hygiene").await;
+    let proven = section(&report, "proven-callers");
+    let table = proven.table.as_ref().unwrap();
+    assert_eq!((table.rows.len(), table.total), (1000, 1002));
+    assert_eq!(
+        table.rows[..3],
+        [
+            [asked, "6", "–", "–"],
+            [never, "4", "–", "–"],
+            ["acme.test/many/0", "2", "2", "100.0 %"],
+        ]
+    );
+    assert_eq!(
+        figures(proven)[..3],
+        [
+            ("requests", "2010"),
+            ("of proven callers", "2001"),
+            ("their share", "99.5 %"),
+        ]
+    );
+    let told = &proven.cannot_show[0];
+    assert!(told.contains("beyond the 1000"), "{told}");
 }
 
 const TENET: [&str; 4] = ["tenet", "decisions", "of", "share"];
