@@ -115,6 +115,11 @@ impl<'a> Evidence<'a> {
         self.within(&self.scoped(filter), self.period.before())
     }
 
+    /// The command that lists what is missing of the period.
+    pub(super) fn gaps(&self) -> String {
+        format!("palisade audit gaps {}", self.period.bounds())
+    }
+
     /// Records that `filter` asks for, as a query without a summary.
     pub(super) fn records(&self, filter: &str) -> String {
         self.within(filter, self.period)

@@ -100,6 +100,8 @@ pub struct Section {
     pub narrative: String,
     /// The queries that give its numbers.
     pub queries: Vec<String>,
+    /// The commands that show the same of the running mesh, where no query does.
+    pub commands: Vec<String>,
     /// Single numbers.
     pub figures: Vec<Figure>,
     /// A chart.
@@ -238,6 +240,7 @@ impl Section {
             controls: Vec::new(),
             narrative: narrative.to_owned(),
             queries: Vec::new(),
+            commands: Vec::new(),
             figures: Vec::new(),
             chart: None,
             table: None,
@@ -255,6 +258,13 @@ impl Section {
             label: label.to_owned(),
             value: value.to_string(),
         });
+        self
+    }
+
+    /// With one more command that shows it.
+    #[must_use]
+    pub fn command(mut self, command: &str) -> Self {
+        self.commands.push(command.to_owned());
         self
     }
 

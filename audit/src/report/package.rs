@@ -14,7 +14,7 @@
 //! oscal-ar.json         the report as OSCAL assessment results
 //! policy/               the policies in force, where they were at hand, and those that the
 //!                       decisions of the records name and that were kept, by their SHA-256
-//! queries.txt           every query that was asked
+//! queries.txt           every query that was asked, and after `$` commands that show the same
 //! records/              proofs.jsonl, records.jsonl, records.parquet; in-force.jsonl, what the
 //!                       PDP recorded of the policies at another time, with the proofs
 //! report/               report.json, .html, .pdf, .xlsx, and a CSV for each table
@@ -160,7 +160,9 @@ fn texts(report: &Report) -> Result<Files, Diagnostic> {
         let head = format!("# {}\n", s.id);
         let queries = s.queries.iter();
         let queries = queries.map(|q| format!("{}\n", visible(q)));
-        std::iter::once(head).chain(queries)
+        let commands = s.commands.iter();
+        let commands = commands.map(|c| format!("$ {}\n", visible(c)));
+        std::iter::once(head).chain(queries).chain(commands)
     });
     files.insert("queries.txt".into(), queries.collect::<String>().into());
     match files.keys().find(|name| !archive::is_name(name)) {

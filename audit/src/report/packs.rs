@@ -269,3 +269,6 @@ fn processing(e: &Evidence<'_>) -> Result<Section, StoreError> {
 fn erasures(e: &Evidence<'_>) -> Result<Section, StoreError> {
     duty::erasures(e, SAMPLE)
 }
+
+#[cfg(test)]
+mod tests;

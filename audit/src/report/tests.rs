@@ -48,6 +48,7 @@ pub(super) fn sample(text: &str) -> Report {
             controls: vec!["PCI DSS 10.2.1.4".into()],
             narrative: text.to_owned(),
             queries: vec![format!("path:\"{text}\"")],
+            commands: vec![format!("palisade audit gaps {text}")],
             figures: vec![Figure {
                 label: text.to_owned(),
                 value: "12345".into(),
@@ -342,6 +343,25 @@ fn a_text_in_a_workbook_is_clipped_where_excel_ends_it() {
     // Control characters are spelled out, and are longer then.
     let hidden = format!("aaa{}{}", "\u{1F600}".repeat(15_000), "\u{1}".repeat(2_000));
     assert!(longest(&hidden).1);
+}
+
+/// What shows the same again, where no query does, stands in every form.
+#[test]
+fn a_command_to_ask_again_stands_in_every_form() {
+    let command = "palisade audit verify";
+    let mut report = sample("usual");
+    report.sections[0].queries.clear();
+    report.sections[0].commands = vec![command.to_owned()];
+    let page = to_html(&report).unwrap();
+    let again = format!("<summary>Ask again</summary>\n<pre>{command}</pre>");
+    assert!(page.contains(&again), "{page}");
+    let about = to_csv(&report).unwrap().remove(0).1;
+    let line = format!(",command,{command}\r\n");
+    assert!(String::from_utf8(about).unwrap().contains(&line));
+    assert!(in_workbook(&to_xlsx(&report).unwrap(), command));
+    let results = String::from_utf8(to_oscal(&report).unwrap()).unwrap();
+    let remarks = format!("\"remarks\": \"The commands that show it:\\n\\n    {command}\"");
+    assert!(results.contains(&remarks), "{results}");
 }
 
 #[test]

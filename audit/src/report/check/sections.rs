@@ -119,6 +119,11 @@ impl Checked {
                 found.queries.join("\n"),
             ),
             (
+                "commands",
+                section.commands.join("\n"),
+                found.commands.join("\n"),
+            ),
+            (
                 "momentary",
                 section.momentary.to_string(),
                 found.momentary.to_string(),

@@ -30,6 +30,8 @@ pub fn to_csv(report: &Report) -> Result<Vec<(String, Vec<u8>)>, RenderError> {
         about.push(line("controls", &section.controls.join(", ")));
         about.push(line("narrative", &section.narrative));
         about.extend(section.queries.iter().map(|query| line("query", query)));
+        let commands = section.commands.iter();
+        about.extend(commands.map(|command| line("command", command)));
         about.extend(
             section
                 .figures

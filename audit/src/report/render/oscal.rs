@@ -270,11 +270,22 @@ fn evidence(uuids: &Uuids, section: &Section) -> Value {
         "href": uuids.link("report"),
         "description": format!("The section `{}` of the report: {rows}.", line(&section.id)),
     });
-    let asked = section.queries.iter();
-    let asked: Vec<String> = asked.map(|query| format!("    {}", line(query))).collect();
-    let asked =
-        some(asked).map(|asked| format!("The queries that it rests on:\n\n{}", asked.join("\n")));
-    having(evidence, "remarks", asked)
+    let asked = [
+        ("The queries that it rests on:", &section.queries),
+        ("The commands that show it:", &section.commands),
+    ];
+    let asked = asked.into_iter().filter(|(_, asked)| !asked.is_empty());
+    let asked: Vec<String> = asked
+        .map(|(head, asked)| {
+            let asked: Vec<String> = asked.iter().map(|a| format!("    {}", line(a))).collect();
+            format!("{head}\n\n{}", asked.join("\n"))
+        })
+        .collect();
+    having(
+        evidence,
+        "remarks",
+        some(asked).map(|asked| asked.join("\n\n")),
+    )
 }
 
 /// What has to be known of a section beside what it shows.

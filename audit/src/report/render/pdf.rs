@@ -164,4 +164,23 @@ mod tests {
         let long = layout::pages(&report, &measure).len();
         assert!(long > short + 2, "{short} and {long} pages");
     }
+
+    /// What a section can be asked by again stands below it.
+    #[test]
+    fn queries_and_commands_stand_below_their_section() {
+        let measure = Measure::new().unwrap();
+        let mut report = sample("x");
+        report.sections[0].queries = vec!["class:decision".into()];
+        report.sections[0].commands = vec!["palisade audit verify".into()];
+        let pages = layout::pages(&report, &measure);
+        let words = pages.iter().flat_map(|page| &page.0);
+        let words = words.filter_map(|ink| match ink {
+            Ink::Text { text, .. } => Some(text.as_str()),
+            Ink::Box { .. } => None,
+        });
+        let words: Vec<&str> = words.collect();
+        for said in ["query: class:decision", "command: palisade audit verify"] {
+            assert!(words.contains(&said), "{words:?}");
+        }
+    }
 }

@@ -110,6 +110,9 @@ fn sheet(
     for query in &section.queries {
         line("query", query)?;
     }
+    for command in &section.commands {
+        line("command", command)?;
+    }
     for figure in &section.figures {
         line(&figure.label, &figure.value)?;
     }

@@ -31,17 +31,19 @@ pub(crate) fn is_of_period(section: &Section) -> bool {
 
 /// Whether the index that every number of a report comes from has what the log has.
 pub(crate) fn index(e: &Evidence<'_>) -> Result<Section, StoreError> {
-    let section = Section::new(
+    let query = e.records("class:*") + " | count by class";
+    let mut section = Section::new(
         "index-and-log",
         "Index and log",
         "The numbers of a report come from an index over the log. Here the records of the period are counted in the log itself, without \
          the index, and held against what the index has of each class.",
     );
+    section.queries.push(query.clone());
     let Some(scanned) = e.scanned()? else {
         let result = "not compared: there is no whole log here";
         return Ok(index_figures(section, [result, "", "", ""]));
     };
-    let counted = e.groups(&(e.records("class:*") + " | count by class"))?;
+    let counted = e.groups(&query)?;
     let indexed: BTreeMap<&str, u64> = counted
         .groups
         .iter()
@@ -106,12 +108,14 @@ fn index_figures(section: Section, [result, in_log, in_index, apart]: [&str; 4])
 
 /// How long records took to arrive, by the two clocks.
 pub(crate) fn offsets(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
-    let section = Section::new(
+    let mut section = Section::new(
         "clock-offsets",
         "Clocks of reporters",
         "Receipt by the log's clock less the time that a record says, by reporter. The least of them is about how far the two clocks are \
-         apart: below zero the reporter's is ahead, and a large one is behind or was cut off from the log for all of the period.",
+         apart: below zero the reporter's is ahead, and a large one is behind or was cut off from the log for all of the period. Each \
+         record has both: `received`, and `time` or, where that was not believed, `reported_time`.",
     );
+    section.queries.push(e.records("class:*"));
     let Some(scanned) = e.scanned()? else {
         return Ok(section
             .figure("reporters", "not known: there is no whole log here")
@@ -158,8 +162,9 @@ pub(crate) fn witnesses(e: &Evidence<'_>) -> Result<Section, StoreError> {
          say; whoever has the witnesses' public keys can check them.",
     );
     let told = format!("class:admin verb:witness_conflict {}", e.of_the_log());
-    let conflicts = e.count(&e.records(&told))?;
-    let section = section.figure(CONFLICTS, conflicts);
+    let told = e.records(&told);
+    let mut section = section.figure(CONFLICTS, e.count(&told)?);
+    section.queries.push(told);
     let cosigned = e.log().and_then(|log| log.cosigned());
     let Some(cosigned) = cosigned else {
         return Ok(section

@@ -21,6 +21,9 @@ pub(crate) const SIZE: &str = "records under the checkpoint of this report";
 pub(crate) const ROOT: &str = "root";
 pub(crate) const SIGNED: &str = "signed";
 
+/// What reads and compares every byte, and says of every stream whether it is complete.
+const VERIFY: &str = "palisade audit verify";
+
 /// What the log says before records go.
 const DROPPED: &str = "class:log_lifecycle verb:records_dropped";
 
@@ -89,13 +92,16 @@ pub(crate) fn statement(e: &Evidence<'_>) -> Result<Section, StoreError> {
     Ok(section
         .cannot_show("that a proxy recorded everything it saw: a proxy that was taken over can keep silent")
         .cannot_show("that nobody else was shown another log, until a witness outside signs its checkpoints, too")
+        .command(VERIFY)
         .momentary())
 }
 
 /// The result of a verification, with how many streams are complete.
 pub(crate) fn verified(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let mut section = statement(e)?;
-    section.figures.extend(streams(e, 0)?.figures);
+    let streams = streams(e, 0)?;
+    section.figures.extend(streams.figures);
+    section.commands = streams.commands;
     Ok(section)
 }
 
@@ -143,6 +149,8 @@ pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
     Ok(section
         .figure("streams", report.streams.len())
         .figure("streams that are not complete", incomplete)
+        .command(VERIFY)
+        .command(&e.gaps())
         .momentary())
 }
 
@@ -202,7 +210,7 @@ pub(crate) fn certificates(e: &Evidence<'_>, most: usize) -> Result<Section, Sto
             found.beyond
         ));
     }
-    Ok(section.momentary())
+    Ok(section.command(VERIFY).momentary())
 }
 
 /// What the proxies at both ends of a request recorded, held against each other.
@@ -261,6 +269,7 @@ pub(crate) fn both_sides(e: &Evidence<'_>, most: usize) -> Result<Section, Store
         .cannot_show(
             "requests that both proxies kept silent about, and those of callers without a proxy",
         )
+        .command(&e.gaps())
         .momentary())
 }
 

@@ -412,12 +412,21 @@ async fn services_of_any_name_keep_no_report_from_being_made() {
     let stage = stage().await;
     let mut report = stage.made("incident").0;
     report.sections[0].queries = vec!["path:\"a\n# forged\"\u{1b}".into()];
+    report.sections[0].commands = vec!["palisade audit verify".into()];
+    let checked = stage.checked(&report).unwrap();
+    let what: Vec<&str> = checked
+        .differences
+        .iter()
+        .map(|d| d.what.as_str())
+        .collect();
+    assert_eq!(what, ["queries", "commands"]);
     let said = forms(&report).unwrap().remove("queries.txt").unwrap();
     let said = String::from_utf8(said).unwrap();
     assert!(
         !said.contains("\n# forged") && !said.contains('\u{1b}'),
         "{said}"
     );
+    assert!(said.contains("\n$ palisade audit verify\n#"), "{said}");
 }
 
 /// Records that were announced to be dropped, and then were not, are kept.

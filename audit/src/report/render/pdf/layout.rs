@@ -194,6 +194,9 @@ impl Sheet<'_> {
         for query in &section.queries {
             self.paragraph(&format!("query: {query}"), 6.5, Face::Narrow, SOFT);
         }
+        for command in &section.commands {
+            self.paragraph(&format!("command: {command}"), 6.5, Face::Narrow, SOFT);
+        }
     }
 
     /// Numbers with their names, beside each other.
