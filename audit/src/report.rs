@@ -86,7 +86,7 @@ pub static KINDS: &[Kind] = &[
             "ISO 27001 A.5.18",
             "HIPAA 164.308(a)(4)",
         ],
-        build: sections::none,
+        build: sections::unused,
     },
     Kind {
         name: "access",

@@ -19,6 +19,7 @@ pub(super) mod denials;
 pub(super) mod duty;
 pub(super) mod integrity;
 pub(super) mod posture;
+mod reached;
 pub(super) mod timeline;
 
 #[cfg(test)]
@@ -58,6 +59,11 @@ pub(super) fn access_review(e: &Evidence<'_>) -> Sections {
             |e| access::callers(e, ROWS_MAX),
         ],
     )
+}
+
+/// Of a report whose other parts only the policies can tell.
+pub(super) fn unused(e: &Evidence<'_>) -> Sections {
+    all(e, &[|e| access::used_before(e, ROWS_MAX)])
 }
 
 /// Of a report that only the policies can tell.
@@ -284,6 +290,12 @@ fn counts(e: &Evidence<'_>, query: &str) -> Result<(BTreeMap<Vec<String>, u64>, 
 fn is_whole(counted: &Counted) -> bool {
     let named = u64::try_from(counted.groups.len()).unwrap_or(u64::MAX);
     named == counted.distinct && counted.uncounted == 0
+}
+
+/// Whether the log goes back over all of the time of the same length before the period.
+fn is_recorded_before(e: &Evidence<'_>) -> bool {
+    let begins = e.begins_us();
+    begins.is_some_and(|begins| begins <= e.period.before().0.from_us)
 }
 
 /// A section whose table is the newest records of a query.

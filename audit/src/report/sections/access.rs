@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{add_column, bars, cell, columns, counts, most_of, named, newest, of_groups, step};
+use super::{
+    add_column, bars, cell, columns, counts, most_of, named, newest, of_groups,
+    reached::with_values, step,
+};
 use crate::{
     index::StoreError,
     report::{
         evidence::Evidence,
-        model::{CellKind, Column, Section},
+        model::{CellKind, Column, Section, Table},
     },
 };
 
@@ -30,7 +33,12 @@ pub(crate) fn in_use(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     let query = e.decisions("decision:allow enforced:true")
         + " | first, last by principal, service, policy | sort principal";
     let (mut section, counted) = of_groups(section, e, query, most)?;
-    section = reached(section, e)?;
+    let rows = (
+        "decision:allow enforced:true",
+        ["principal", "service", "policy"],
+    );
+    let columns = [("actions", "action"), ("routes", "route")];
+    section = with_values(section, e, rows, &columns)?;
     if let Some(table) = &mut section.table {
         for name in ["keep / revoke / ask", "reviewer", "date"] {
             table.columns.push(Column {
@@ -48,45 +56,6 @@ pub(crate) fn in_use(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
         .cannot_show(USE_IS_NOT_RIGHT)
         .cannot_show(SERVICES_ONLY)
         .cannot_show("who owns a service; the policy repository says it where its files do"))
-}
-
-/// Two more columns: the actions and the routes of the requests of each row.
-fn reached(mut section: Section, e: &Evidence<'_>) -> Result<Section, StoreError> {
-    for (name, field) in [("actions", "action"), ("routes", "route")] {
-        let query = e.decisions("decision:allow enforced:true")
-            + &format!(" | count by principal, service, policy, {field}");
-        let query = most_of(&query);
-        let (counted, whole) = counts(e, &query)?;
-        let mut of_row: BTreeMap<Vec<String>, (BTreeSet<String>, u64)> = BTreeMap::new();
-        for (mut values, count) in counted {
-            let Some(value) = values.pop() else { continue };
-            let (named, requests) = of_row.entry(values).or_default();
-            named.insert(value);
-            *requests += count;
-        }
-        add_column(&mut section.table, (name, CellKind::Text), |row| {
-            let (values, requests) = row
-                .get(..3)
-                .and_then(|of| of_row.get(of))
-                .map_or((None, 0), |(values, requests)| (Some(values), *requests));
-            let all = row.get(3).and_then(|count| count.parse().ok());
-            let rest = match all.is_some_and(|all: u64| requests < all) {
-                false => "",
-                true if whole => "none",
-                true => "…",
-            };
-            let parts = [named(values), rest.to_owned()];
-            let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-            parts.join(", ")
-        });
-        section.queries.push(query);
-        if !whole {
-            section = section.cannot_show(&format!(
-                "{name} beyond those of the thousand most frequent combinations: `…` stands for what is not named"
-            ));
-        }
-    }
-    Ok(section)
 }
 
 /// Policies that permitted something.
@@ -159,7 +128,8 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         "who-accessed-what",
         "Who accessed what",
         "Each row is a caller, a service and an operation of it that it was allowed to use, with how often and when, how often the same \
-         was denied, and the addresses from which the caller reached the service.",
+         was denied, and the addresses from which the caller reached the service. Where a decision API was asked on the caller's behalf, \
+         `asserted by` says by whom: the caller did not prove itself to a proxy then.",
     );
     let query = e.decisions("decision:allow")
         + " | first, last by principal, service, action | sort -count";
@@ -175,16 +145,34 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
             None => "–".to_owned(),
         }
     });
+    let asserted = e.decisions("decision:allow asserted_by:*")
+        + " | count by principal, service, action, asserted_by";
+    let asserted = most_of(&asserted);
+    let (askers, all_askers) = askers(e, &asserted)?;
+    let kind = ("asserted by", CellKind::Text);
+    add_column(&mut section.table, kind, |row| {
+        let askers = named(row.get(..3).and_then(|of| askers.get(of)));
+        match all_askers {
+            true => askers,
+            false if askers.is_empty() => "–".to_owned(),
+            false => format!("{askers}, …"),
+        }
+    });
     let from = e.decisions("decision:allow source:*");
     let (sources, all_sources) = addresses(e, &from)?;
     let kind = ("addresses", CellKind::Text);
     add_column(&mut section.table, kind, |row| {
         named(row.get(..2).and_then(|of| sources.get(of)))
     });
-    section.queries.extend([denied, from]);
+    section.queries.extend([denied, asserted, from]);
     if !all_refused {
         section = section.cannot_show(
             "denials beyond the thousand most frequent callers, services and operations: `–` stands there",
+        );
+    }
+    if !all_askers {
+        section = section.cannot_show(
+            "who asserted a caller beyond the thousand most frequent combinations: `–` and `…` stand there",
         );
     }
     section = section.cannot_show(
@@ -204,13 +192,89 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         ))
 }
 
-/// Addresses by caller and service.
-type Addresses = BTreeMap<Vec<String>, BTreeSet<String>>;
+/// Access that was in use in the time of the same length before the period, and not in it.
+pub(crate) fn used_before(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let mut section = Section::new(
+        "used-before-the-period",
+        "Last used before the period",
+        "Access that was in use in the time of the same length before the period and not in the period itself: a caller, a service and an \
+         action, with the last request that was allowed. What nobody used in the period and stands here was needed not long before.",
+    );
+    let by = " | first, last by principal, service, action";
+    let earlier = e.decisions_before("decision:allow") + by + " | sort -last";
+    let (earlier, now) = (
+        most_of(&earlier),
+        most_of(&(e.decisions("decision:allow") + by)),
+    );
+    let before = e.groups(&earlier)?;
+    let (used, all_used) = counts(e, &now)?;
+    let all_before = super::is_whole(&before);
+    let mut table = Table::new(&[
+        ("caller", CellKind::Text),
+        ("service", CellKind::Text),
+        ("action", CellKind::Text),
+        ("last used", CellKind::Time),
+        ("requests", CellKind::Number),
+    ]);
+    // What is in no group that was read may have been used: then nothing is named.
+    let over = before.groups.into_iter();
+    let over = over.filter(|group| all_used && !used.contains_key(&group.values));
+    for group in over {
+        let mut row = group.values;
+        row.extend([group.last, group.count.to_string()]);
+        table.rows.push(row);
+    }
+    table.total = u64::try_from(table.rows.len()).unwrap_or(u64::MAX);
+    table.rows.truncate(most);
+    let over = match all_used && all_before {
+        true => table.total.to_string(),
+        false => "unknown".to_owned(),
+    };
+    section.table = Some(table);
+    section.queries.extend([earlier, now]);
+    if !all_used {
+        section = section.cannot_show(
+            "what was in use before the period alone: more was in use in the period than was read, so nothing is named",
+        );
+    }
+    if !all_before {
+        section = section.cannot_show(
+            "what was in use before the period beyond the thousand that were used last",
+        );
+    }
+    if !super::is_recorded_before(e) {
+        section = section.cannot_show(
+            "what was used before the log begins: it does not go back over all of the time before the period",
+        );
+    }
+    Ok(section
+        .figure(
+            "access in use in the time before the period",
+            before.distinct,
+        )
+        .figure("of this not in the period", over)
+        .cannot_show("what was used longer ago than that"))
+}
+
+/// Who asserted callers, by caller, service and action, as this query counts them, and whether
+/// these are all.
+fn askers(e: &Evidence<'_>, query: &str) -> Result<(Named, bool), StoreError> {
+    let (counted, whole) = counts(e, query)?;
+    let mut found = Named::new();
+    for mut of in counted.into_keys() {
+        let Some(asker) = of.pop() else { continue };
+        found.entry(of).or_default().insert(asker);
+    }
+    Ok((found, whole))
+}
+
+/// Several texts that belong to a group.
+type Named = BTreeMap<Vec<String>, BTreeSet<String>>;
 
 /// From which addresses each caller reached each service, by the newest of these decisions,
 /// and whether these are all.
-fn addresses(e: &Evidence<'_>, query: &str) -> Result<(Addresses, bool), StoreError> {
-    let mut found = Addresses::new();
+fn addresses(e: &Evidence<'_>, query: &str) -> Result<(Named, bool), StoreError> {
+    let mut found = Named::new();
     let looked = newest(e, query, LOOKED_MAX, |row| {
         let of = vec![cell(&row, "principal"), cell(&row, "service")];
         found.entry(of).or_default().insert(cell(&row, "source"));

@@ -2,10 +2,11 @@
 
 use rustc_hash::FxHashSet;
 
-use super::{columns, of_groups, step};
+use super::{
+    columns, is_recorded_before, is_whole, most_of, of_groups, reached::with_values, step,
+};
 use crate::{
     index::StoreError,
-    query::TOP_MAX,
     report::{
         evidence::Evidence,
         model::{CellKind, Column, Section},
@@ -40,19 +41,21 @@ pub(crate) fn who(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> 
     let section = Section::new(
         "denied-attempts",
         "Denied attempts",
-        "Each row is a caller, a service and a reason. `new` is said where the time of the same length before the period has no such \
+        "Each row is a caller, a service and a reason, with the actions that were asked for and the policies that denied: `none` is said of \
+         requests that had none. `new` is said where the time of the same length before the period has no such \
          row: something changed, or somebody tries something.",
     );
     let by = " | first, last by principal, service, reason | sort -count";
     let query = e.decisions("decision:deny") + by;
     let (mut section, counted) = of_groups(section, e, query, most)?;
-    let query = e.decisions_before("decision:deny") + by + &format!(" | top {TOP_MAX}");
+    // As columns: a fault before a request is understood has no action, and stays a row.
+    let rows = ("decision:deny", ["principal", "service", "reason"]);
+    let columns = [("actions", "action"), ("policies", "policy")];
+    section = with_values(section, e, rows, &columns)?;
+    let query = most_of(&(e.decisions_before("decision:deny") + by));
     let before = e.groups(&query)?;
     // Beyond what is known of the time before, nothing can be called new.
-    let all_read = before.distinct == u64::try_from(before.groups.len()).unwrap_or(u64::MAX)
-        && before.uncounted == 0;
-    let begins = e.begins_us();
-    let recorded = begins.is_some_and(|begins| begins <= e.period.before().0.from_us);
+    let (all_read, recorded) = (is_whole(&before), is_recorded_before(e));
     let whole = all_read && recorded;
     let known: FxHashSet<Vec<String>> = before.groups.into_iter().map(|g| g.values).collect();
     let mut new = 0_u64;

@@ -6,6 +6,7 @@ use palisade_mesh::{
 };
 use prost::Message as _;
 
+use super::super::seeded::{MINUTE, Seeded, cells, figures, section};
 use crate::{
     query::TOP_MAX,
     report::{Report, package::tests::Stage},
@@ -105,4 +106,124 @@ async fn routes_beyond_the_most_are_told() {
         told.iter().any(|c| c.contains("routes beyond")),
         "{told:#?}"
     );
+}
+
+const ORDERS: &str = "acme.test/shop/orders";
+const STOCK: &str = "acme.test/shop/stock";
+
+fn id(name: &str) -> String {
+    format!("spiffe://acme.test/ns/shop/sa/{name}")
+}
+
+/// An allowed request; `asserted_by` where a decision API answered.
+fn request(caller: &str, service: &str, action: &str, asserted_by: &str) -> Body {
+    Body::Decision(Decision {
+        verdict: Verdict::Allow.into(),
+        principal: Some(Peer {
+            spiffe_id: id(caller),
+            ..Peer::default()
+        }),
+        service: service.into(),
+        action: action.into(),
+        api: if asserted_by.is_empty() {
+            ""
+        } else {
+            "authzen"
+        }
+        .into(),
+        asserted_by: asserted_by.into(),
+        ..Decision::default()
+    })
+}
+
+/// Who asked a decision API on a caller's behalf stands beside what the caller accessed, each once,
+/// and beside nothing that a proxy decided about.
+#[tokio::test]
+async fn who_asserted_a_caller_is_told() {
+    let mut seeded = Seeded::new();
+    let (edge, portal) = (id("edge"), id("portal"));
+    for body in [
+        request("web", ORDERS, "orders:read", &portal),
+        request("web", ORDERS, "orders:read", &edge),
+        request("web", ORDERS, "orders:read", &edge),
+        request("web", ORDERS, "orders:read", ""),
+        request("web", STOCK, "stock:list", ""),
+        request("web", STOCK, "stock:list", ""),
+        request("cron", ORDERS, "orders:read", &edge),
+    ] {
+        seeded.ago(5 * MINUTE, REPORTER, body);
+    }
+    let denied = request("cron", ORDERS, "orders:read", &portal);
+    let Body::Decision(denied) = denied else {
+        panic!("no decision")
+    };
+    let denied = Decision {
+        verdict: Verdict::Forbidden.into(),
+        ..denied
+    };
+    seeded.ago(5 * MINUTE, REPORTER, Body::Decision(denied));
+    let report = seeded.made("access").await;
+    let accessed = section(&report, "who-accessed-what");
+    let both = format!("{edge}, {portal}");
+    let columns = ["principal", "action", "count", "asserted by"];
+    assert_eq!(
+        cells(accessed, columns),
+        [
+            [&id("web"), "orders:read", "4", &both],
+            [&id("web"), "stock:list", "2", ""],
+            [&id("cron"), "orders:read", "1", &edge],
+        ]
+    );
+}
+
+/// What was used in the hour before the period and not in it, with its last use; what is used in
+/// both, or now alone, is not there, nor what was only asked for.
+#[tokio::test]
+async fn what_was_last_used_before_the_period_is_listed() {
+    let mut seeded = Seeded::new();
+    for (minutes, caller, service, action) in [
+        (119, "web", STOCK, "stock:list"),
+        (100, "web", ORDERS, "orders:read"),
+        (80, "web", ORDERS, "orders:read"),
+        (70, "cron", ORDERS, "orders:read"),
+        (10, "web", ORDERS, "orders:write"),
+        (5, "cron", ORDERS, "orders:read"),
+        // Longer ago than the report looks.
+        (125, "cron", STOCK, "stock:list"),
+    ] {
+        let body = request(caller, service, action, "");
+        seeded.ago(minutes * MINUTE, REPORTER, body);
+    }
+    let Body::Decision(denied) = request("cron", STOCK, "stock:write", "") else {
+        panic!("no decision")
+    };
+    let denied = Decision {
+        verdict: Verdict::NotPermitted.into(),
+        ..denied
+    };
+    seeded.ago(65 * MINUTE, REPORTER, Body::Decision(denied));
+    let time = |minutes: i64| seeded.time(minutes * MINUTE);
+    let report = seeded.made("unused").await;
+    let before = section(&report, "used-before-the-period");
+    let web = id("web");
+    assert_eq!(
+        cells(
+            before,
+            ["caller", "service", "action", "last used", "requests"]
+        ),
+        [
+            [web.as_str(), ORDERS, "orders:read", &time(80), "2"],
+            [web.as_str(), STOCK, "stock:list", &time(119), "1"],
+        ]
+    );
+    assert_eq!(
+        figures(before),
+        [
+            ("access in use in the time before the period", "3"),
+            ("of this not in the period", "2"),
+        ]
+    );
+    // The log is younger than its records say.
+    let told = &before.cannot_show;
+    assert!(told[0].contains("before the log begins"), "{told:?}");
 }

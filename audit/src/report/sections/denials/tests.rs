@@ -1,9 +1,11 @@
-//! Who did not prove an identity.
+//! Who was denied what and by which policies, and who did not prove an identity.
 
-use palisade_mesh::wire::record::{AuthnFailure, record::Body};
+use palisade_mesh::wire::record::{AuthnFailure, Decision, Peer, Verdict, record::Body};
 
 use super::super::seeded::{MINUTE, Seeded, cells, figures, section};
 use crate::testing::REPORTER;
+
+const WEB: &str = "spiffe://acme.test/ns/shop/sa/web";
 
 fn failure(reason: &str, listener: &str, claimed: &str) -> Body {
     Body::AuthnFailure(AuthnFailure {
@@ -12,6 +14,80 @@ fn failure(reason: &str, listener: &str, claimed: &str) -> Body {
         claimed_id: claimed.into(),
         ..AuthnFailure::default()
     })
+}
+
+/// A denied request of the web shop: service, action, verdict with its reason, policies.
+fn denied(
+    service: &str,
+    action: &str,
+    (verdict, reason): (Verdict, &str),
+    policies: &[&str],
+) -> Body {
+    Body::Decision(Decision {
+        verdict: verdict.into(),
+        reason: reason.into(),
+        principal: Some(Peer {
+            spiffe_id: WEB.into(),
+            ..Peer::default()
+        }),
+        service: service.into(),
+        action: action.into(),
+        policies: policies.iter().map(|policy| (*policy).into()).collect(),
+        ..Decision::default()
+    })
+}
+
+/// Each caller, service and reason with the actions that were asked for and the policies that
+/// denied; what has none of either stays in the table and says so.
+#[tokio::test]
+async fn denied_attempts_have_their_actions_and_the_policies_that_denied() {
+    let mut seeded = Seeded::new();
+    let (orders, stock) = ("acme.test/shop/orders", "acme.test/shop/stock");
+    let forbidden = (Verdict::Forbidden, "forbidden");
+    let none = (Verdict::NotPermitted, "no_permit");
+    let fault = (Verdict::Undecided, "no_snapshot");
+    let (night, weekend) = ("not-at-night", "not-at-weekends");
+    for body in [
+        denied(orders, "orders:refund", forbidden, &[night, weekend]),
+        denied(orders, "orders:refund", forbidden, &[night, weekend]),
+        denied(orders, "orders:read", forbidden, &[night]),
+        denied(stock, "http:GET", none, &[]),
+        denied(stock, "http:GET", none, &[]),
+        // Before the request was understood.
+        denied(stock, "", fault, &[]),
+    ] {
+        seeded.ago(5 * MINUTE, REPORTER, body);
+    }
+    let before = denied(stock, "http:PUT", none, &["old"]);
+    seeded.ago(61 * MINUTE, REPORTER, before);
+    for kind in ["denials", "digest", "incident"] {
+        let report = seeded.made(kind).await;
+        let attempts = section(&report, "denied-attempts");
+        assert_eq!(
+            cells(
+                attempts,
+                ["service", "reason", "count", "actions", "policies"]
+            ),
+            [
+                [
+                    orders,
+                    "forbidden",
+                    "3",
+                    "orders:read, orders:refund",
+                    "not-at-night, not-at-weekends"
+                ],
+                [stock, "no_permit", "2", "http:GET", "none"],
+                [stock, "no_snapshot", "1", "none", "none"],
+            ]
+        );
+        assert_eq!(
+            figures(attempts),
+            [
+                ("caller, service and reason", "3"),
+                ("new among the rows shown", "unknown"),
+            ]
+        );
+    }
 }
 
 /// Failed handshakes by reason and listener, the most first, with how many identities they
