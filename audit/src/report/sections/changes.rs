@@ -149,6 +149,7 @@ pub(crate) fn operators(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
     );
     let section = of_rows(section, e, e.records("class:admin"), &ACTIONS, most)?;
     Ok(section
+        .cannot_show("with what result, beside the verb: a record is left by what was done, and what failed has one of its own, such as `report_failed`")
         .cannot_show("who approved an action, and under which ticket")
         .cannot_show("what was done on a host beside Palisade: its own audit log has that"))
 }
