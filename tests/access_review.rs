@@ -353,6 +353,51 @@ fn a_report_without_policies_says_so() {
     assert!(said.contains("not compared: the access in force"), "{said}");
 }
 
+/// Labels of services say which data a report about personal data is about, where policies are
+/// named that have some; they are verified by these, or by those in the package. Without any the
+/// report is whole.
+#[test]
+fn a_report_about_personal_data_has_the_labels_of_services() {
+    let home = seeded();
+    let entities = |class: &str| {
+        let text = format!("services:\n  shop/orders: {{ labels: {{ data: {class} }} }}\n");
+        fs::write(home.path("policies/entities/classes.yaml"), text).unwrap();
+    };
+    entities("personal");
+    let run = ["report", "run", "personal-data", "--period", "last:30d"];
+    let (log, policies) = (["--log", "log"], ["--policies", "policies"]);
+    let files = ["--to", "p.json", "--to", "p.tar.zst"];
+    home.says(&[&run[..], &log, &policies, &files].concat(), 0);
+    let text = fs::read_to_string(home.path("p.json")).unwrap();
+    let made: Value = serde_json::from_str(&text).unwrap();
+    let labels = section(&made, "service-labels");
+    let rows = rows(labels);
+    let of = |service: &str| rows.iter().find(|row| row[0] == service).unwrap()[1];
+    assert!(of("demo.test/shop/orders").contains("data: personal"));
+    assert_eq!(figure(labels, "services"), rows.len().to_string());
+    let verify = |file: &str, place: &[&str], code: i32| {
+        home.says(&[&["report", "verify", file], place].concat(), code)
+    };
+    verify("p.json", &[log, policies].concat(), 0);
+    let said = verify("p.json", &log, 0);
+    assert!(
+        said.contains("(service-labels): name the repository"),
+        "{said}"
+    );
+    verify("p.tar.zst", &["--key", "log/checkpoint.pub"], 0);
+    entities("public");
+    let said = verify("p.json", &[log, policies].concat(), 8);
+    assert!(said.contains("data: public"), "{said}");
+
+    let made = home.json(&[&run[..], &log, &["--to", "w.json"]].concat());
+    let lacks = made["header"]["lacks"].to_string();
+    assert!(!lacks.contains("policies"), "{lacks}");
+    for place in [&log[..], &[log, policies].concat()] {
+        let said = verify("w.json", place, 0);
+        assert!(said.contains("not compared: labels of services"), "{said}");
+    }
+}
+
 /// A review goes from verdicts to a sign-off to a change that ends what was revoked.
 #[test]
 fn a_review_is_decided_signed_and_becomes_a_change() {

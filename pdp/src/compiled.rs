@@ -20,6 +20,7 @@ use smol_str::SmolStr;
 use crate::{
     author::{codes, files},
     bundle::manifest,
+    decide::world::{SERVICE, uid},
 };
 
 /// A policy repository after parsing and strict validation; what an engine is built from.
@@ -114,6 +115,17 @@ impl Compiled {
         bundle.features.clear();
         bundle.old_proofs.clear();
         manifest::digest(&mut bundle).ok()
+    }
+
+    /// The labels of a service, by key: none of one that is not there.
+    pub fn labels(&self, service: &ServiceId) -> BTreeMap<&str, String> {
+        let entity = self.entities.get(&uid(SERVICE, service.as_str()));
+        let tags = entity.into_iter().flat_map(cedar_policy::Entity::tags);
+        let texts = tags.filter_map(|(key, value)| match value {
+            Ok(cedar_policy::EvalResult::String(text)) => Some((key, text)),
+            _ => None,
+        });
+        texts.collect()
     }
 }
 

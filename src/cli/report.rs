@@ -279,6 +279,10 @@ fn verify(
         if without_policies && of_policies.is_empty() {
             checked.not_compared.push(NO_POLICIES.to_owned());
             checked.same("header", "lacks", &lacks_by_policies.join("\n"), "");
+        } else if granted::is_optional(&told.name) && of_policies.is_empty() {
+            let said =
+                "labels of services: the report was made without policies, or these had none";
+            checked.not_compared.push(said.to_owned());
         } else if granted::lacks_policies(&told.name, origin) {
             let ids: Vec<&str> = of_policies.iter().map(|s| s.id.as_str()).collect();
             let ids = if ids.is_empty() {
@@ -314,7 +318,7 @@ fn verify(
 /// What a report lacks by how it was asked for.
 fn lacking(report: &Report, origin: &Origin) -> Vec<String> {
     let mut lacks = Vec::new();
-    if granted::lacks_policies(&report.name, origin) {
+    if granted::lacks_policies(&report.name, origin) && !granted::is_optional(&report.name) {
         lacks.push(NO_POLICIES.to_owned());
     }
     // The checkpoint of a running mesh is the newest there is.

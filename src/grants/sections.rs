@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use palisade_audit::report::{CellKind, Chart, Column, Point, Section, Shape, Table};
-use palisade_pdp::{author::narrow::Cut, decide::May};
+use palisade_pdp::{
+    author::narrow::Cut,
+    decide::{May, Snapshot},
+};
 
 use super::{Edge, Grant, Grants, Proposal};
 use crate::history::flips::{Flips, short};
@@ -184,6 +187,30 @@ pub(crate) fn permits(grants: &Grants, proposal: &Proposal) -> Section {
         ]);
     }
     with(section, table, None)
+}
+
+/// The labels of services, where the policies have any.
+pub(crate) fn labels(snapshot: &Snapshot) -> Option<Section> {
+    let mut table = Table::new(&[("service", CellKind::Text), ("labels", CellKind::Text)]);
+    let mut labelled = 0_usize;
+    for service in snapshot.catalogue().services() {
+        let labels = snapshot.compiled().labels(&service.id);
+        labelled += usize::from(!labels.is_empty());
+        let labels = labels.iter().map(|(key, value)| format!("{key}: {value}"));
+        let labels = labels.collect::<Vec<_>>().join(", ");
+        table.rows.push(vec![service.id.to_string(), labels]);
+    }
+    let section = Section::new(
+        "service-labels",
+        "Services and their labels",
+        "The labels of each service in the policy repository. Where one of them says which data a service processes, it is the class of \
+         what the requests below were about.",
+    )
+    .figure(POLICY_DIGEST, snapshot.versions().policy)
+    .figure("services", table.rows.len())
+    .figure("of these with a label", labelled)
+    .cannot_show("whether a label is true, and which data of a class a request was about");
+    (labelled > 0).then(|| with(section, table, None))
 }
 
 /// The change, and that it flips nothing.

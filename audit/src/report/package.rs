@@ -73,8 +73,9 @@ const LATER: [&str; 2] = [OSCAL, VERIFIER];
 
 /// Sections that a report may have though only policies can tell them. What they say, the
 /// log alone does not bear out: whoever has the engine makes them again.
-const OF_POLICIES: [(&str, &str); 5] = [
+const OF_POLICIES: [(&str, &str); 6] = [
     ("access-review", "access-in-force"),
+    ("personal-data", "service-labels"),
     ("reach", "effective-access"),
     ("unused", "unused-grants"),
     ("unused", "permits"),

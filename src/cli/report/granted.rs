@@ -71,10 +71,10 @@ pub(crate) struct OfPolicies {
 }
 
 impl OfPolicies {
-    fn new(grants: &Grants, sections: Vec<Section>) -> Self {
+    fn new(snapshot: &Arc<Snapshot>, sections: Vec<Section>) -> Self {
         Self {
             sections,
-            snapshot: Some(Arc::clone(grants.snapshot())),
+            snapshot: Some(Arc::clone(snapshot)),
             lacks: Vec::new(),
         }
     }
@@ -162,6 +162,12 @@ pub(crate) fn is_of_policies(name: &str) -> bool {
     matches!(name, "access-review" | "reach" | "unused")
 }
 
+/// Whether the report `name` has a part that policies are asked for where they are named, and is
+/// whole without it.
+pub(crate) fn is_optional(name: &str) -> bool {
+    name == "personal-data"
+}
+
 /// The sections that `report` needs from the policies, for the time, the scope and the
 /// checkpoint of its header; none where it needs none.
 ///
@@ -177,20 +183,29 @@ pub(super) async fn sections_of(
         "access-review" => {
             let (grants, query) = used(&report.header, origin, context).await?;
             let sections = vec![sections::for_review(&grants, &query)];
-            Ok(OfPolicies::new(&grants, sections))
+            Ok(OfPolicies::new(grants.snapshot(), sections))
         }
         "reach" => {
             let grants = granted(origin, context).await?;
-            Ok(OfPolicies::new(&grants, vec![sections::reach(&grants)]))
+            Ok(OfPolicies::new(
+                grants.snapshot(),
+                vec![sections::reach(&grants)],
+            ))
         }
         "unused" => unused(report, origin, context).await,
+        "personal-data" => {
+            let snapshot = asked(origin, context).await?;
+            let labels = sections::labels(&snapshot);
+            Ok(OfPolicies::new(&snapshot, labels.into_iter().collect()))
+        }
         _ => Ok(OfPolicies::default()),
     }
 }
 
 /// Whether the report `name` has a part that policies are asked for, and goes without it.
 pub(super) fn lacks_policies(name: &str, origin: &Origin) -> bool {
-    may_lack(name) && origin.policies.is_none() && origin.log.is_some()
+    let goes_without = is_optional(name) || may_lack(name) && origin.log.is_some();
+    goes_without && origin.policies.is_none()
 }
 
 /// Whether the report `name` is one without policies, too.
@@ -260,7 +275,7 @@ fn of_unused(
         sections::permits(grants, proposal),
         sections::change(proposal, flips),
     ];
-    let mut of = OfPolicies::new(grants, sections);
+    let mut of = OfPolicies::new(grants.snapshot(), sections);
     of.lacks.extend(not_replayed(flips));
     Ok(of)
 }
@@ -330,16 +345,23 @@ pub(crate) fn again(
     let loaded = author::compile(bundle);
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
     let snapshot = policy::snapshot(compiled, 0).map_err(one)?;
+    if is_optional(&report.name) {
+        let labels = sections::labels(&snapshot);
+        return Ok(OfPolicies::new(&snapshot, labels.into_iter().collect()));
+    }
     let mut grants = Grants::of(snapshot, &Clock::system()).map_err(one)?;
     if report.name == "reach" {
-        return Ok(OfPolicies::new(&grants, vec![sections::reach(&grants)]));
+        return Ok(OfPolicies::new(
+            grants.snapshot(),
+            vec![sections::reach(&grants)],
+        ));
     }
     let text = query_of(&report.header);
     let query = Query::parse(&text).map_err(one)?;
     recorded(&query, &mut |record| grants.take(record)).map_err(one)?;
     if report.name == "access-review" {
         let sections = vec![sections::for_review(&grants, &text)];
-        return Ok(OfPolicies::new(&grants, sections));
+        return Ok(OfPolicies::new(grants.snapshot(), sections));
     }
     let ended = unneeded(&grants)?;
     let mut change = Change::to_end(&grants, ended, "")?;
@@ -381,19 +403,25 @@ pub(crate) fn bundle_of<'b>(
 /// # Errors
 /// When the policies cannot be had.
 pub(super) async fn granted(origin: &Origin, context: &Context) -> Result<Grants, Vec<Diagnostic>> {
+    let snapshot = asked(origin, context).await?;
+    Grants::of(snapshot, &Clock::system()).map_err(|d| vec![d])
+}
+
+/// The policies that are asked.
+///
+/// # Errors
+/// When they cannot be had.
+async fn asked(origin: &Origin, context: &Context) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
-    let snapshot = match &origin.policies {
-        Some(dir) => target::snapshot_of(dir, &origin.composing).await?,
-        None if origin.log.is_some() => {
-            return Err(one(Diagnostic::error(
-                7811,
-                "this report needs the policies, and a log does not have them",
-            )
-            .help("name the policy repository: --policies DIR")));
-        }
-        None => target::running(context).await.map_err(one)?,
-    };
-    Grants::of(snapshot, &Clock::system()).map_err(one)
+    match &origin.policies {
+        Some(dir) => target::snapshot_of(dir, &origin.composing).await,
+        None if origin.log.is_some() => Err(one(Diagnostic::error(
+            7811,
+            "this report needs the policies, and a log does not have them",
+        )
+        .help("name the policy repository: --policies DIR"))),
+        None => target::running(context).await.map_err(one),
+    }
 }
 
 /// What the policies grant, with its uses by the decisions that the report is about, and

@@ -200,6 +200,13 @@ fn entities_carry_users_attributes_and_memberships() {
             .is_ancestor_of(&uid("TrustDomain", "demo.test"), &web)
     );
     assert!(compiled.entities.get(&web).unwrap().tag("team").is_some());
+    let labels = |name: &str| {
+        let service =
+            palisade_mesh::catalogue::ServiceId::new(&compiled.trust_domain, "shop", name);
+        compiled.labels(&service).into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(labels("web"), [("team", "shop".to_owned())]);
+    assert_eq!(labels("nowhere"), []);
     let payments = uid("Workload", "spiffe://demo.test/ns/shop/sa/payments");
     assert!(
         compiled
