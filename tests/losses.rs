@@ -10,7 +10,7 @@
 
 mod support;
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use jiff::{SignedDuration, Timestamp};
 use palisade_mesh::wire::record::SpoolEvent;
@@ -148,6 +148,18 @@ fn a_declaration_has_its_time_in_its_row_and_in_a_report() {
     for name in ["reporter", "lost_from", "lost_until", "detail"] {
         assert_eq!(cell(name), &told[name]);
     }
+    // What a section says to ask again by can be asked.
+    let commands = sections
+        .iter()
+        .flat_map(|s| s["commands"].as_array().unwrap());
+    let mut asked = BTreeSet::new();
+    for command in commands.map(|command| command.as_str().unwrap()) {
+        let words: Vec<&str> = command.split(' ').skip(1).collect();
+        let said = home.says(&words, 0);
+        assert_eq!(words[1] == "gaps", said.contains(WHY), "{command}: {said}");
+        asked.insert(words[1]);
+    }
+    assert_eq!(asked, BTreeSet::from(["gaps", "verify"]));
 }
 
 /// For people, what is missing stands in tables of its own: a loss with how many records, of which

@@ -366,8 +366,8 @@ pub(crate) fn fields(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let mut section = Section::new(
         "record-fields",
         "What every decision records",
-        "How many decisions have each of the details that PCI DSS 10.2.2 asks for. A caller without a certificate has no identity: its \
-         decisions are denials. A request that matched no operation has its service as resource. Date and time are never missing.",
+        "How many decisions have each of the details that PCI DSS 10.2.2 asks for. Proxies decide about \
+         proven callers alone; an answer of a decision API has none where whoever asked named nobody. A request that matched no operation has its service as resource. Date and time are never missing.",
     );
     let all = e.count(&e.records("class:decision"))?;
     let mut table = Table::new(&[

@@ -227,3 +227,38 @@ async fn what_was_last_used_before_the_period_is_listed() {
     let told = &before.cannot_show;
     assert!(told[0].contains("before the log begins"), "{told:?}");
 }
+
+/// Where more is in use than can be counted, nothing is said to be in use no more, and who asserted
+/// callers is not said to be nobody.
+#[tokio::test]
+async fn what_is_in_use_beyond_the_most_is_not_called_unused() {
+    let mut seeded = Seeded::new();
+    let edge = id("edge");
+    let before = request("web", STOCK, "stock:list", "");
+    seeded.ago(70 * MINUTE, REPORTER, before);
+    for n in 0..=TOP_MAX {
+        let body = request("web", ORDERS, &format!("orders:{n}"), &edge);
+        seeded.ago(5 * MINUTE, REPORTER, body);
+    }
+    // Twice, so that it is the first of the table; a proxy decided about it.
+    for _ in 0..2 {
+        let body = request("web", STOCK, "stock:write", "");
+        seeded.ago(5 * MINUTE, REPORTER, body);
+    }
+    let report = seeded.made("unused").await;
+    let before = section(&report, "used-before-the-period");
+    assert_eq!(cells(before, ["action"]), [[""; 1]; 0]);
+    assert_eq!(figures(before)[1], ("of this not in the period", "unknown"));
+    let told = &before.cannot_show[0];
+    assert!(told.contains("nothing is named"), "{told}");
+    let report = seeded.made("access").await;
+    let accessed = section(&report, "who-accessed-what");
+    let table = accessed.table.as_ref().unwrap();
+    let column = |name: &str| table.columns.iter().position(|c| c.name == name).unwrap();
+    let (action, asserted) = (column("action"), column("asserted by"));
+    let [first, second, ..] = table.rows.as_slice() else {
+        panic!("{table:#?}")
+    };
+    assert_eq!((&*first[action], &*first[asserted]), ("stock:write", "–"));
+    assert_eq!(second[asserted], format!("{edge}, …"));
+}
