@@ -148,7 +148,7 @@ pub fn note(text: &str) {
 /// Prints a value as JSON, one document.
 pub fn json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => line(&text),
+        Ok(text) => line(&snippet::inert(&text)),
         Err(error) => note(&format!("error: value cannot be written as JSON: {error}")),
     }
 }

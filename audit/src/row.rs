@@ -57,7 +57,7 @@ impl Row {
             values: Vec::with_capacity(32),
         };
         for field in FIELDS {
-            field.values(item, &mut |value| row.add(field.name, value));
+            field.values(item, &mut |value| row.add(field, value));
         }
         row.add_versions(item);
         row.add_covers(item);
@@ -169,11 +169,14 @@ impl Row {
         }
     }
 
-    fn add(&mut self, name: &'static str, value: Value<'_>) {
+    fn add(&mut self, field: &Field, value: Value<'_>) {
+        let name = field.name;
         let text = match value {
             Value::Number(number) => return self.put(name, RowValue::Number(number)),
-            Value::Text("true") => return self.put(name, RowValue::Flag(true)),
-            Value::Text("false") => return self.put(name, RowValue::Flag(false)),
+            // A caller may call itself, or a host, `true`; that is a text.
+            Value::Text(word) if field.is_flag() => {
+                return self.put(name, RowValue::Flag(word == "true"));
+            }
             Value::Text(text) if name == "revision" => text.chars().take(DIGEST_SHORT).collect(),
             Value::Text(text) => text.to_owned(),
             Value::Ip(ip) => ip.to_string(),

@@ -186,7 +186,9 @@ fn tail(args: TailArgs, context: &Context) -> Exit {
     let mut left = args.limit.unwrap_or(usize::MAX);
     let line = |line: &[u8]| {
         match (context.output, serde_json::from_slice::<Value>(line)) {
-            (Output::Json, _) => render::line(&String::from_utf8_lossy(line)),
+            (Output::Json, _) => {
+                render::line(&render::snippet::inert(&String::from_utf8_lossy(line)))
+            }
             (Output::Human, Ok(row)) => records::print_row(&row),
             (Output::Human, Err(_)) => {}
         }

@@ -226,7 +226,10 @@ async fn watch(context: &Context) -> Result<Exit, Diagnostic> {
         };
         let ended = matches!(status.phase.as_str(), "rolled_back" | "completed");
         let now = match context.output {
-            Output::Json => serde_json::to_string(&status).unwrap_or_default(),
+            Output::Json => {
+                let status = serde_json::to_string(&status).unwrap_or_default();
+                render::snippet::inert(&status).into_owned()
+            }
             Output::Human => summary(&status),
         };
         if now != shown && !ended {

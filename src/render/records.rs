@@ -292,7 +292,7 @@ pub(crate) fn print_fields(row: &Value) {
 
 /// Prints a field as a query names it; an object field by field.
 fn print_field(key: &str, value: &Value) {
-    let one = |value: &Value| value.as_str().map_or_else(|| value.to_string(), clean);
+    let one = |value: &Value| clean(&value.as_str().map_or_else(|| value.to_string(), Into::into));
     let shown = match value {
         Value::Object(fields) => {
             for (name, value) in fields {

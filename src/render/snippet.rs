@@ -10,7 +10,7 @@
 //!    docs  palisade explain PLS1103
 //! ```
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 use palisade_mesh::diagnostic::{Diagnostic, Location, program};
 
@@ -103,6 +103,25 @@ pub fn clean(text: &str) -> String {
         .collect()
 }
 
+/// JSON in which what [`clean`] takes away is escaped: the texts in it are the same, and a terminal
+/// obeys none of them. What steers one alone is not left to be taken out on the way.
+#[must_use]
+pub fn inert(json: &str) -> Cow<'_, str> {
+    let steers = |c: char| (c.is_control() && c != '\n') || is_invisible(c);
+    if !json.contains(steers) {
+        return json.into();
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        match steers(c) {
+            // None of them is beyond the basic plane.
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out.into()
+}
+
 /// Zero width, line and paragraph separators, and the marks of text direction
 /// (Unicode Standard Annex 9, section 2).
 fn is_invisible(c: char) -> bool {
@@ -112,6 +131,23 @@ fn is_invisible(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A program reads what was written, also what a pipe into it would take out.
+    #[test]
+    fn json_on_a_terminal_steers_nothing_and_says_the_same() {
+        let texts = [
+            "a\u{1b}[2J\u{7f}",
+            "\u{9b}2J\u{202e}\u{feff}",
+            "Grüße, 日本\n",
+        ];
+        let json = serde_json::to_string_pretty(&texts).expect("texts are JSON");
+        let shown = inert(&json);
+        let steers = |c: char| (c.is_control() && c != '\n') || is_invisible(c);
+        assert!(!shown.contains(steers), "{shown:?}");
+        assert_eq!(anstream::adapter::strip_str(&shown).to_string(), shown);
+        let read: Vec<String> = serde_json::from_str(&shown).expect("it is JSON");
+        assert_eq!(read, texts);
+    }
 
     #[test]
     fn a_mistake_is_shown_where_it_stands_with_its_fix() {

@@ -1,18 +1,24 @@
 //! An audit service by itself, with an identity from files.
 
-use std::fs;
+use std::{fs, net::SocketAddr};
 
 use super::{Home, LIMIT, Running, authority::Authority, said, wait_for};
 
 /// Writes `audit.yaml`, with this in the section `audit`, and the identity that it names.
 pub fn configure(home: &Home, of_audit: &str) {
+    configure_at(home, SocketAddr::from(([127, 0, 0, 1], 0)), of_audit);
+}
+
+/// The same of one that takes records at `listen`, from whom this authority has given an identity.
+pub fn configure_at(home: &Home, listen: SocketAddr, of_audit: &str) -> Authority {
     let authority = Authority::new("acme.test");
     let leaf = authority.leaf("palisade/audit");
     authority.write(&leaf, &home.path("identity"));
     let text = format!(
-        "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: 127.0.0.1:0\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n{of_audit}"
+        "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: {listen}\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n{of_audit}"
     );
     fs::write(home.path("audit.yaml"), text).unwrap();
+    authority
 }
 
 /// Starts it as it is configured, and waits until it answers.

@@ -1,7 +1,7 @@
 //! The columns of flat formats: every field of the query language, and what rows show
 //! beside those.
 
-use crate::query::{FIELDS, Kind, field::is_list};
+use crate::query::{FIELDS, field::is_list};
 
 /// A column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub fn columns() -> impl Iterator<Item = Column> {
     let fields = FIELDS.iter().map(|field| {
         let kind = match field.kind {
             _ if is_list(field.name) => ColumnKind::Texts,
-            Kind::Choice(&["true", "false"]) => ColumnKind::Flag,
+            _ if field.is_flag() => ColumnKind::Flag,
             kind if kind.is_number() => ColumnKind::Number,
             _ => ColumnKind::Text,
         };

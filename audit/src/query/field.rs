@@ -161,6 +161,11 @@ impl Field {
         });
     }
 
+    /// Whether its values are true or false.
+    pub(crate) fn is_flag(&self) -> bool {
+        self.kind == Kind::Choice(&["true", "false"])
+    }
+
     /// Whether decisions have it, by themselves or from their outcome.
     pub(crate) fn of_decisions(&self) -> bool {
         self.classes.contains(&"decision")
