@@ -122,9 +122,15 @@ pub(super) fn print_coverage(answer: &Value) {
     if let Some(why) = answer.get("stalled").and_then(Value::as_str) {
         line(&paint(WARN, format!("the index waits: {}", clean(why))));
     }
-    if flag(answer, "complete") != Some(false) {
-        return;
+    if flag(answer, "complete") == Some(false) {
+        let lacks = lacks(answer).join(", ");
+        let said = format!("this answer is not complete: {lacks}");
+        line(&paint(WARN, said));
     }
+}
+
+/// What an answer that is not complete may lack.
+fn lacks(answer: &Value) -> Vec<String> {
     let mut lacks = Vec::new();
     for (key, word) in [("behind", "not indexed yet"), ("unreadable", "unreadable")] {
         match number(answer, key) {
@@ -159,10 +165,7 @@ pub(super) fn print_coverage(answer: &Value) {
             "{class} records until {until} were dropped, their time was over"
         ));
     }
-    line(&paint(
-        WARN,
-        format!("this answer is not complete: {}", lacks.join(", ")),
-    ));
+    lacks
 }
 
 /// What reporters declared as lost.
@@ -249,4 +252,40 @@ pub(super) fn flag(value: &Value, key: &str) -> Option<bool> {
 
 pub(super) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Beside what else is lacking, and not where nothing is made again.
+    #[test]
+    fn people_are_told_that_parts_of_the_index_are_made_again() {
+        let told = |skipped: &[&str]| {
+            let answer = json!({
+                "complete": false,
+                "behind": 2,
+                "skipped_buckets": skipped,
+                "gaps": [{}],
+            });
+            lacks(&answer)
+        };
+        let [one, two] = ["2026-11-20T10:00:00.000000Z", "2026-11-20T12:00:00.000000Z"];
+        let said = told(&[one]);
+        assert_eq!(
+            said,
+            [
+                "2 records not indexed yet",
+                "1 part of the index being made again",
+                "1 gap"
+            ]
+        );
+        assert_eq!(
+            told(&[one, two])[1],
+            "2 parts of the index being made again"
+        );
+        assert_eq!(told(&[]), ["2 records not indexed yet", "1 gap"]);
+    }
 }

@@ -411,6 +411,36 @@ mod tests {
         })
     }
 
+    /// Each part of an index that is being made again is named by its time, and is of the index.
+    #[test]
+    fn a_part_of_the_index_that_is_made_again_is_lacking() {
+        let skipping = |skipped: &[&str]| Coverage {
+            from: "2026-11-20T00:00:00.000000Z".into(),
+            to: "2026-11-21T00:00:00.000000Z".into(),
+            default_time: false,
+            complete: skipped.is_empty(),
+            behind: 0,
+            unreadable: 0,
+            skipped_buckets: skipped.iter().map(|start| (*start).to_owned()).collect(),
+            gaps: Vec::new(),
+            gaps_more: 0,
+            dropped: Vec::new(),
+            silent: Vec::new(),
+            silent_more: 0,
+            lost: Vec::new(),
+            lost_more: 0,
+            gaps_withheld: 0,
+            restricted_to: None,
+            stalled: None,
+        };
+        let buckets = ["2026-11-20T10:00:00.000000Z", "2026-11-20T12:00:00.000000Z"];
+        let lacks = of(&skipping(&buckets), 9, 0);
+        let told = buckets.map(|bucket| format!("the index of {bucket} is being made again"));
+        assert_eq!(lacks, told);
+        assert!(lacks.iter().all(|lack| is_of_index(lack)));
+        assert_eq!(of(&skipping(&[]), 9, 0), NONE);
+    }
+
     /// A gap that closed, in whole or in part, is nothing new; one that grew is.
     #[test]
     fn only_what_was_not_lacking_then_is_new() {

@@ -92,6 +92,42 @@ fn a_damaged_bucket_is_made_again_and_the_others_stay() {
     assert_eq!(rows(&store, "class:*"), before);
 }
 
+/// While a bucket is made again, every answer about its time is not complete and names it; one
+/// about another time is whole.
+#[test]
+fn a_bucket_that_is_being_made_again_is_named() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(200));
+    drop(indexed(&log, dir.path()));
+    fs::remove_dir_all(dir.path().join("bucket-2026-11-20T10")).unwrap();
+    // No room: it cannot be made again yet.
+    log.press(Some("no room"));
+    let store = open(&log, dir.path());
+    let ask = |query: &str| {
+        let query = Query::parse(query).unwrap();
+        store.search(&query, 1000, None).unwrap().coverage
+    };
+    let of_it = "class:* since:2026-11-20T10:30:00Z until:2026-11-20T10:31:00Z";
+    let of_others = "class:* since:2026-11-20T09:00:00Z until:2026-11-20T10:00:00Z";
+    for query in ["class:*", of_it] {
+        let found = ask(query);
+        assert!(!found.complete, "{query}");
+        assert_eq!(
+            found.skipped_buckets,
+            ["2026-11-20T10:00:00.000000Z"],
+            "{query}"
+        );
+    }
+    assert_eq!(ask(of_others).skipped_buckets, Vec::<String>::new());
+    log.press(None);
+    runtime().block_on(store.flush()).unwrap();
+    caught_up(&store);
+    for query in ["class:*", of_it, of_others] {
+        let found = ask(query);
+        assert!(found.complete, "{query}: {found:?}");
+        assert_eq!(found.skipped_buckets, Vec::<String>::new(), "{query}");
+    }
+}
+
 #[test]
 fn a_crash_between_a_commit_and_the_state_doubles_nothing() {
     let (dir, log) = (tempfile::tempdir().unwrap(), filled(40));
