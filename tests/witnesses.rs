@@ -13,6 +13,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -22,12 +23,16 @@ use palisade::{
     run::{self, ControlPlane, Role},
 };
 use palisade_audit::{
+    checkpoint::Checkpoint,
     cosignature::Cosigner,
     log::{Log, LogOptions},
+    note::Signer,
+    witness::AddCheckpoint,
 };
 use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain};
+use serde_json::Value;
 use support::{
-    Home, copy, free_port,
+    Home, copy, decisions, free_port, http,
     inside::{config, until},
 };
 
@@ -107,6 +112,35 @@ impl Side {
         let mesh = Mesh::find(Some(&self.name)).await.unwrap();
         let facts: Vec<Fact> = mesh.get("audit", "/v1/audit/check").await.unwrap();
         facts.iter().any(|fact| fact.code == Some(code))
+    }
+
+    /// Who signs under the name of this log, with the key in `file`.
+    fn signer(&self, file: &Path) -> Signer {
+        Signer::load(file, &format!("palisade/{}", self.domain), true).unwrap()
+    }
+
+    /// Whether `check` and `status` say of the log that is witnessed that it has forked.
+    fn told_of_fork(&self) -> [bool; 2] {
+        let told = |command: &str| {
+            let args = [command, "--mesh", &self.name, "-o", "json"];
+            let output = tokio::task::block_in_place(|| {
+                Command::new(env!("CARGO_BIN_EXE_palisade"))
+                    .args(args)
+                    .output()
+                    .unwrap()
+            });
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let facts = match command {
+                "check" => &answer,
+                _ => &answer["alarms"],
+            };
+            let mut facts = facts.as_array().unwrap().iter();
+            facts.any(|fact| {
+                let text = fact["text"].as_str().unwrap_or_default();
+                fact["code"] == 7544 && text.contains("`palisade/f.test`")
+            })
+        };
+        ["check", "status"].map(told)
     }
 
     async fn until_cosigned(&self, more_than: u64) {
@@ -262,4 +296,59 @@ async fn a_witness_that_is_gone_is_missed() {
     until("it cosigns again", || async { !a.has(7542).await }).await;
     plane_a.end().await;
     plane_b.end().await;
+}
+
+/// A log that shows one tree to its witness and then another one of the same size is named by
+/// `check` and `status`, also after a restart; what the log has not signed, or what begins
+/// elsewhere, accuses nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witnessed_log_that_forks_is_named() {
+    let home = Home::new();
+    let (a, b) = (Side::new(&home, "e.test"), Side::new(&home, "f.test"));
+    let clock = Clock::system();
+    let plane = a.start(&b, &clock).await;
+    let log = b.signer(&b.folder.join("state/audit/log/checkpoint.key"));
+    let stranger = b.signer(&home.path("stranger.key"));
+    let shows = |signer: &Signer, old, size, root| {
+        let signed = Checkpoint::sign(signer, size, [root; 32], jiff::Timestamp::now());
+        let checkpoint = signed.unwrap().note;
+        let proof = Vec::new();
+        let asked = AddCheckpoint {
+            old,
+            proof,
+            checkpoint,
+        };
+        let body = asked.to_string();
+        let posted =
+            |mut stream| decisions::request(&mut stream, "POST", "/add-checkpoint", &[], &body);
+        tokio::task::block_in_place(|| http::connect(a.witness).and_then(posted).unwrap().status)
+    };
+    assert_eq!(shows(&log, 0, 5, 1), 200);
+    // The same again; another key; another beginning; another size.
+    assert_eq!(shows(&log, 5, 5, 1), 200);
+    assert_eq!(shows(&stranger, 5, 5, 2), 403);
+    assert_eq!(shows(&log, 4, 5, 1), 409);
+    assert_eq!(shows(&log, 5, 6, 2), 422);
+    assert!(!a.has(7544).await);
+    assert_eq!(a.told_of_fork(), [false, false]);
+
+    // Wherever it says that it begins.
+    assert_eq!(shows(&log, 4, 5, 2), 409);
+    assert!(a.has(7544).await);
+    assert_eq!(a.told_of_fork(), [true, true]);
+    // What it cosigned is what it cosigns.
+    assert_eq!(shows(&log, 5, 5, 2), 409);
+    assert_eq!(shows(&log, 5, 5, 1), 200);
+    plane.end().await;
+    let plane = a.start(&b, &clock).await;
+    assert_eq!(a.told_of_fork(), [true, true]);
+    plane.end().await;
+    let kept = fs::read_dir(a.folder.join("state/audit/witness")).unwrap();
+    let kept = kept.map(|entry| entry.unwrap().path());
+    let forks: Vec<_> = kept
+        .filter(|file| file.extension().is_some_and(|e| e == "fork"))
+        .collect();
+    assert_eq!(forks.len(), 1, "{forks:?}");
+    let proof = fs::read_to_string(&forks[0]).unwrap();
+    assert_eq!(proof.matches("palisade/f.test\n5\n").count(), 2, "{proof}");
 }

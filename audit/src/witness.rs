@@ -177,19 +177,19 @@ impl Witness {
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let last = self.last(head.origin)?;
+        // Both are signed, whichever size the sender says that it begins at.
+        if !last.note.is_empty() && head.size == last.size && head.root != last.root {
+            self.keep_fork(head.origin, &last.note, &checkpoint)?;
+            let (size, forked) = (last.size, true);
+            return Err(WitnessRefusal::Conflict { size, forked });
+        }
         if old != last.size {
             let (size, forked) = (last.size, false);
             return Err(WitnessRefusal::Conflict { size, forked });
         }
-        let consistent = merkle::verify_consistency(old, &last.root, head.size, &head.root, &proof);
-        if let Err(cause) = consistent {
-            let size = head.size;
-            if old == size && last.root != head.root {
-                self.keep_fork(head.origin, &last.note, &checkpoint)?;
-                return Err(WitnessRefusal::Conflict { size, forked: true });
-            }
-            return Err(WitnessRefusal::Inconsistent { old, size, cause });
-        }
+        let size = head.size;
+        merkle::verify_consistency(old, &last.root, size, &head.root, &proof)
+            .map_err(|cause| WitnessRefusal::Inconsistent { old, size, cause })?;
         // The point of no return: what is cosigned is remembered first.
         // Of a tree that is known nothing has to be remembered anew.
         if head.size != last.size || last.note.is_empty() {

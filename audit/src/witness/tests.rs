@@ -136,18 +136,41 @@ fn two_roots_for_one_size_are_never_both_cosigned_and_the_proof_is_kept() {
     let signer = Signer::load(&path, "palisade/acme.test", false).unwrap();
     let fork =
         crate::checkpoint::Checkpoint::sign(&signer, size, [9; 32], Clock::system().now()).unwrap();
-    let fork = AddCheckpoint {
-        old: size,
-        proof: Vec::new(),
-        checkpoint: fork.note,
+    let seen_forked = |old| {
+        let (checkpoint, proof) = (fork.note.clone(), Vec::new());
+        let fork = AddCheckpoint {
+            old,
+            proof,
+            checkpoint,
+        };
+        let refused = witness.add_checkpoint(&fork.to_string());
+        matches!(refused, Err(WitnessRefusal::Conflict { size: s, forked: true }) if s == size)
     };
-    let refused = witness.add_checkpoint(&fork.to_string());
-    assert!(matches!(
-        refused,
-        Err(WitnessRefusal::Conflict { forked: true, .. })
-    ));
+    assert!(!witness.seen()[0].forked);
+    // Also where the sender begins elsewhere: the two notes are proof all the same.
+    assert!(seen_forked(0));
+    assert!(witness.seen()[0].forked);
+    assert!(seen_forked(size));
     let seen = &witness.seen()[0];
     assert!(seen.forked && seen.size == size);
+}
+
+/// One note alone is no proof of two histories, whatever it says of a tree without records.
+#[test]
+fn a_first_checkpoint_accuses_nobody() {
+    let story = Story::new();
+    let witness = story.witness();
+    let path = story.log_dir.path().join("checkpoint.key");
+    let signer = Signer::load(&path, "palisade/acme.test", false).unwrap();
+    let odd =
+        crate::checkpoint::Checkpoint::sign(&signer, 0, [9; 32], Clock::system().now()).unwrap();
+    let odd = AddCheckpoint {
+        old: 0,
+        proof: Vec::new(),
+        checkpoint: odd.note,
+    };
+    assert_ne!(status(witness.add_checkpoint(&odd.to_string())), 200);
+    assert!(!witness.seen()[0].forked);
 }
 
 #[test]
