@@ -18,6 +18,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use palisade_audit::query::{QUERY_DEPTH_MAX, QUERY_LEN_MAX, QUERY_TESTS_MAX};
 use serde_json::Value;
 use support::{
     Home, LIMIT, copy, lone,
@@ -99,6 +100,67 @@ fn a_damaged_index_is_made_again_and_answers_the_same() {
         assert!(audit.end().success());
     }
     home.says(&["audit", "verify", "--dir", "state/audit/log"], 0);
+}
+
+/// A query as long, as deep, or with as many tests as it may be is answered, with what it asks for
+/// and nothing else; with one more it is refused as that, by every command.
+#[test]
+fn a_query_is_bounded_by_every_command_and_never_widened() {
+    let home = Home::new();
+    lone::configure(&home, "");
+    let log = home.path("state/audit/log");
+    grow_of(&log, REPORTER, 1..=3, "/orders");
+    grow_of(&log, REPORTER, 4..=5, "/other");
+    let mut audit = lone::start(&home);
+    wait_for("every record", LIMIT, || {
+        let rows = home.rows("class:decision last:1h")?;
+        (rows.len() == 5).then_some(())
+    });
+    for (n, [most, beyond]) in at_the_limits().iter().enumerate() {
+        assert_eq!(home.rows(most).unwrap().len(), 3, "{most}");
+        let facets = home.json(&["audit", "facets", most, "--by", "class"]);
+        assert_eq!(facets["total"], 3, "{most}");
+        let timeline = home.json(&["audit", "timeline", most]);
+        let steps = timeline["steps"].as_array().unwrap().iter();
+        assert_eq!(
+            steps.filter_map(|step| step["count"].as_u64()).sum::<u64>(),
+            3
+        );
+        let file = format!("{n}.jsonl");
+        let done = home.json(&["audit", "export", most, "--to", &file]);
+        assert_eq!(done["records"], 3, "{most}");
+        for asked in [
+            &["search"][..],
+            &["facets", "--by", "class"],
+            &["timeline"],
+            &["tail"],
+            &["tail", "--denied"],
+            &["export", "--to", "beyond.jsonl"],
+            &["saved", "add", "beyond"],
+        ] {
+            let said = home.says(&[&["audit"], asked, &[beyond.as_str()]].concat(), 3);
+            assert!(said.contains("PLS7107"), "{asked:?}: {said}");
+        }
+        let said = home.says(&["report", "run", "denials", "--scope", beyond], 3);
+        assert!(said.contains("PLS7107"), "{said}");
+    }
+    assert!(!home.path("beyond.jsonl").exists());
+    assert!(audit.end().success());
+}
+
+/// A query for what is below `/orders` as long, as deep, or with as many tests as it may be; and
+/// with one more.
+fn at_the_limits() -> [[String; 2]; 3] {
+    const ASKED: &str = "path:/orders/*";
+    let long = |n: usize| format!("{ASKED} -host:{}", "x".repeat(n - ASKED.len() - 7));
+    let deep = |n: usize| format!("{}{ASKED}{}", "(".repeat(n), ")".repeat(n));
+    let many = |n: usize| vec![ASKED; n].join(" ");
+    let both = |of: &dyn Fn(usize) -> String, most| [most, most + 1].map(of);
+    [
+        both(&long, QUERY_LEN_MAX),
+        both(&deep, QUERY_DEPTH_MAX),
+        both(&many, QUERY_TESTS_MAX),
+    ]
 }
 
 /// A file of each kind below a folder, by its kind.

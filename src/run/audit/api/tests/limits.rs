@@ -1,5 +1,7 @@
 //! How much may be asked, how long it may take, and whose turn it is.
 
+use palisade_audit::query::{QUERY_DEPTH_MAX, QUERY_LEN_MAX, QUERY_TESTS_MAX};
+
 use super::*;
 
 /// A report takes no turn of those who ask, and measuring waits for nobody; one report is
@@ -174,4 +176,49 @@ async fn what_takes_too_long_ends() {
     });
     let reply = service.get(&office, AUDITOR, "/v1/audit/export").await;
     assert!(reply.body.is_err(), "{reply:?}");
+}
+
+/// `class:*` as long, as deep, or with as many tests as a query may be; and with one more.
+fn at_the_limits() -> [[String; 2]; 3] {
+    let long = |n: usize| format!("class:* -host:{}", "x".repeat(n - "class:* -host:".len()));
+    let deep = |n: usize| format!("{}class:*{}", "(".repeat(n), ")".repeat(n));
+    let many = |n: usize| vec!["class:*"; n].join(" ");
+    let both = |of: &dyn Fn(usize) -> String, most| [most, most + 1].map(of);
+    [
+        both(&long, QUERY_LEN_MAX),
+        both(&deep, QUERY_DEPTH_MAX),
+        both(&many, QUERY_TESTS_MAX),
+    ]
+}
+
+/// Up to the limit a query is answered, to a reader of one service with that one's records alone;
+/// beyond it, it is refused as that, whatever is asked and whoever asks.
+#[tokio::test]
+async fn a_query_is_bounded_at_every_address_and_never_widened() {
+    let service = Service::ready().await;
+    let refused = async |reader: &str, uri: &str| {
+        let office = service.office();
+        let reply = service.ask(&office, Some(reader), "GET", uri).await;
+        reply.is_problem(400, "PLS7107");
+    };
+    for [most, beyond] in at_the_limits().map(|both| both.map(|q| q.replace(' ', "%20"))) {
+        for reader in [AUDITOR, ORDERS] {
+            for (asked, more) in [
+                ("search", "&limit=1000"),
+                ("facets", "&by=service"),
+                ("timeline", "&by=service"),
+                ("export", ""),
+            ] {
+                let uri = |q: &str| format!("/v1/audit/{asked}?q={q}{more}");
+                let reply = service.get(&service.office(), reader, &uri(&most)).await;
+                let told = reply.text();
+                assert!(told.contains("shop"), "{asked}: {told}");
+                assert_eq!(told.contains("bank"), reader == AUDITOR, "{asked}: {told}");
+                refused(reader, &uri(&beyond)).await;
+            }
+            refused(reader, &format!("/v1/audit/tail?q={beyond}")).await;
+        }
+        let report = "/v1/audit/reports/denials?period=last:1h&scope=";
+        refused(AUDITOR, &format!("{report}{beyond}")).await;
+    }
 }
