@@ -14,6 +14,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener},
+    path::Path,
     process::Command,
     sync::{
         Arc, Mutex,
@@ -29,6 +30,7 @@ use serde_json::Value;
 use support::{
     Home, LIMIT, Running, free_port,
     lone::{self, search},
+    records::decide_at,
     wait_for,
 };
 
@@ -330,7 +332,7 @@ fn an_export_goes_to_a_receiver() {
     audit.end();
 }
 
-/// rsyslog, as Debian has it, writes what it gets to a file.
+/// rsyslog, as Debian has it, writes what it gets to a file: records, and events of OCSF.
 #[test]
 #[ignore = "needs rsyslogd with its gtls or ossl driver; .ci/run installs it"]
 fn rsyslog_takes_the_records() {
@@ -373,8 +375,10 @@ fn rsyslog_takes_the_records() {
             .then_some(text)
     });
     audit.end();
+    let events = rsyslog_takes_events(&home, address, &out, text.lines().count());
     rsyslog.kill().unwrap();
     rsyslog.wait().unwrap();
+    are_events(&events);
     let line = text
         .lines()
         .find(|line| line.contains("|audit_read|"))
@@ -395,4 +399,51 @@ fn rsyslog_takes_the_records() {
     assert!(parts[4].starts_with("[palisade@32473 entry=\""), "{line}");
     let row: Value = serde_json::from_str(parts[5].trim()).unwrap();
     assert_eq!(row["class"], "audit_read");
+}
+
+/// Paths of decisions; one has what must not break a line.
+const PATHS: [&str; 3] = ["/orders/1", "/tr\u{e4}ger\n\u{202e}<13>1 -", "/last"];
+
+/// Goes on with events of OCSF; every line that came after the first `told`.
+fn rsyslog_takes_events(home: &Home, to: SocketAddr, out: &Path, told: usize) -> Vec<String> {
+    let log = home.path("state/audit/log");
+    let reporter = "spiffe://acme.test/ns/shop/sa/orders";
+    let now = jiff::Timestamp::now().as_microsecond();
+    for (number, path) in (1..).zip(PATHS) {
+        decide_at(&log, reporter, number, path, now);
+        // Its searches are no decisions.
+        let mut audit = start(home, to, "    format: ocsf\n");
+        search(home);
+        audit.end();
+    }
+    // The last one comes after all that was told before it.
+    let mut audit = lone::start(home);
+    let lines = wait_for("the last decision", LIMIT, || {
+        let text = fs::read_to_string(out).ok()?;
+        let lines = text.lines().skip(told).map(str::to_owned);
+        let lines: Vec<String> = lines.collect();
+        lines
+            .last()?
+            .contains(PATHS[PATHS.len() - 1])
+            .then_some(lines)
+    });
+    audit.end();
+    lines
+}
+
+/// That each line is the event of a decision, with its path as it was.
+fn are_events(lines: &[String]) {
+    let paths = lines.iter().map(|line| {
+        let parts: Vec<&str> = line.splitn(6, '|').collect();
+        assert_eq!(parts[3], "decision", "{line}");
+        assert!(parts[4].starts_with("[palisade@32473 entry=\""), "{line}");
+        assert!(parts[5].is_ascii(), "{line}");
+        let event: Value = serde_json::from_str(parts[5].trim()).unwrap();
+        assert_eq!(event["class_uid"], 6003, "{line}");
+        event["http_request"]["url"]["path"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    });
+    assert_eq!(paths.collect::<Vec<_>>(), PATHS);
 }
