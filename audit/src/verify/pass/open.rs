@@ -6,11 +6,11 @@ use std::{fs::File, io, path::Path};
 #[cfg(feature = "index")]
 use super::super::{Finding, FindingKind, stored::about};
 use super::Pass;
+use crate::files;
 #[cfg(feature = "index")]
 use crate::{
     archive::Away,
     envelope::{EnvelopeRef, RecordPeek},
-    files,
     merkle::{self, Hash},
     segment::{self, Stub},
     told,
