@@ -326,7 +326,10 @@ fn one_record_is_proven_to_whom_has_only_the_key() {
         let files = ["--record", record, "--key", key, "-o", "json"];
         let ours = home.run(&[&["audit", "verify", "--proof", proof], &files[..]].concat());
         let theirs = home.verifier(&[&["proof", proof], &files[..]].concat());
-        assert_eq!(theirs, ours);
+        assert_eq!(theirs.status, ours.status);
+        // But for the program to ask about a code.
+        let same = said(&ours).replace("palisade explain", "palisade-verify explain");
+        assert_eq!(said(&theirs), same);
         theirs
     };
     let good = check(&proof, &record, key);

@@ -161,7 +161,14 @@ impl Desk {
             .palisade(args)
             .args(["--color", "always"])
             .output();
-        let shown = without_styles(&said(&command.unwrap()));
+        let command = command.unwrap();
+        // Whatever `check` finds, it has looked.
+        assert!(
+            args == ["check"] || command.status.success(),
+            "{args:?}: {}",
+            said(&command)
+        );
+        let shown = without_styles(&said(&command));
         inert(&shown);
         shown
     }

@@ -177,7 +177,7 @@ impl Witness {
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let last = self.last(head.origin)?;
-        // Both are signed, whichever size the sender says that it begins at.
+        // Both are signed, whichever size up to its own the sender says that it begins at.
         if !last.note.is_empty() && head.size == last.size && head.root != last.root {
             self.keep_fork(head.origin, &last.note, &checkpoint)?;
             let (size, forked) = (last.size, true);

@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 
-/// What the program is called that tells of it.
+/// What the program is called that tells of it: one for a process, whichever crate told first.
 static PROGRAM: OnceLock<&str> = OnceLock::new();
 
 /// What the program is called, for commands that its messages name.

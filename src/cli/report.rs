@@ -283,6 +283,7 @@ fn verify(
             let said =
                 "labels of services: the report was made without policies, or these had none";
             checked.not_compared.push(said.to_owned());
+            checked.same("header", "lacks", &lacks_by_policies.join("\n"), "");
         } else if granted::lacks_policies(&told.name, origin) {
             let ids: Vec<&str> = of_policies.iter().map(|s| s.id.as_str()).collect();
             let ids = if ids.is_empty() {

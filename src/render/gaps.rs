@@ -98,7 +98,10 @@ fn print_declared(declared: &Value) {
     ]);
     for row in rows {
         let by_mode = MODES.map(|(key, mode)| (mode, number(row, key)));
-        let all = by_mode.iter().map(|(_, n)| n).sum::<u64>();
+        // A reporter counts as it likes.
+        let all = by_mode
+            .iter()
+            .fold(0, |all: u64, (_, n)| all.saturating_add(*n));
         let by_mode = by_mode.into_iter().filter(|(_, n)| *n > 0);
         let by_mode = by_mode.map(|(mode, n)| format!("{mode} {}", thousands(n)));
         out.row([
@@ -116,7 +119,7 @@ fn print_declared(declared: &Value) {
 }
 
 /// Prints what the log noted of gaps in the time: each stream by itself, with its numbers; of a
-/// gap that closed, the last of them.
+/// gap that closed, the last of them, for its first ones may have come long before.
 fn print_noted(noted: &Value) {
     let rows = list(noted, "rows");
     if rows.is_empty() {
@@ -137,9 +140,16 @@ fn print_noted(noted: &Value) {
         let time = moment(text(row, "time"));
         let detail = text(row, "detail");
         for (stream, range) in gaps_told(detail) {
-            let numbers = [range.from, range.to].map(|n| Cell::from(thousands(n)));
+            let first = match text(row, "verb") {
+                "gap_closed" => "…".to_owned(),
+                _ => thousands(range.from),
+            };
+            let numbers = [first, thousands(range.to)].map(Cell::from);
             let named = [time.into(), what.clone(), stream.into()];
             out.row(named.into_iter().chain(numbers));
+        }
+        if gaps_told(detail).next().is_none() {
+            out.row([time.into(), what.clone(), detail.into()]);
         }
         // A note has room for so many streams, and ends with how many others there were.
         if let Some((_, more)) = detail.rsplit_once(", and ") {

@@ -14,6 +14,8 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use super::{Checkpoint, Damage, Entry, LogError, OpenGap};
+#[cfg(not(feature = "index"))]
+use crate::files;
 use crate::{
     merkle::{Hash, Tiles, consistency_proof, inclusion_proof},
     note::Verifier,
@@ -240,7 +242,7 @@ impl Shared {
         #[cfg(feature = "index")]
         let opened = self.open(first);
         #[cfg(not(feature = "index"))]
-        let opened = File::open(&path);
+        let opened = files::open(&path);
         let opened = opened.map_err(|e| match LogError::io(&path)(e) {
             LogError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 LogError::lost(relative, first..first + count, "the segment is gone")

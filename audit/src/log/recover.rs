@@ -166,7 +166,7 @@ pub(super) fn open_read_only(dir: &Path, options: &LogOptions) -> Result<Shared,
     let mut active = None;
     if let Some(&last) = firsts.last() {
         let path = dir.join(segment::relative(last));
-        let file = Arc::new(File::open(&path).map_err(LogError::io(&path))?);
+        let file = Arc::new(files::open(&path).map_err(LogError::io(&path))?);
         let len = file.metadata().map_err(LogError::io(&path))?.len();
         let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
         loop {
@@ -226,7 +226,7 @@ fn lacking(dir: &Path, firsts: &[u64]) -> Result<Vec<Lacking>, LogError> {
     let mut all = Vec::new();
     for first in firsts {
         let path = dir.join(segment::relative(*first));
-        let sparse = File::open(&path).and_then(|file| segment::sparse_of(&file));
+        let sparse = files::open(&path).and_then(|file| segment::sparse_of(&file));
         match sparse {
             Ok(sparse) => all.extend(sparse.and_then(|s| Lacking::read(*first, &s))),
             // Whoever reads it is told, unless it went to an archive.
@@ -247,7 +247,7 @@ fn left(dir: &Path, firsts: &[u64]) -> io::Result<Vec<Dropping>> {
     let mut all = Vec::new();
     for first in firsts {
         let path = dir.join(segment::relative(*first));
-        let aside = match File::open(path.with_extension(segment::ASIDE)) {
+        let aside = match files::open(&path.with_extension(segment::ASIDE)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,
         };
@@ -267,7 +267,7 @@ fn left(dir: &Path, firsts: &[u64]) -> io::Result<Vec<Dropping>> {
 
 /// What a segment says that it lacks, here or in an archive.
 pub(super) fn lacks(dir: &Path, first: u64) -> io::Result<Option<Vec<u8>>> {
-    match File::open(dir.join(segment::relative(first))) {
+    match files::open(&dir.join(segment::relative(first))) {
         #[cfg(feature = "index")]
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let stub = segment::Stub::read(dir, first)?;

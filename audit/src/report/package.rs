@@ -98,7 +98,7 @@ Without: `sha256sum -c SHA256SUMS`; `SHA256SUMS.note` and `checkpoint` are C2SP 
 leaf and its RFC 6962 inclusion proof under the root in `checkpoint`.
 
 Everything that the mesh recorded in the period is in `records/`, whatever the report was
-kept to: give the file to nobody who may not read all of it.
+kept to, and what the report asks of the time before it: give the file to nobody who may not read all of it.
 ";
 
 /// What an auditor's program does not make again: it has neither an index nor what draws these.

@@ -3,13 +3,19 @@
 //! A sealed segment has its offsets beside it in a file that can be made again
 //! from the segment at any time.
 
-use std::{fs, fs::File, io, path::Path, sync::Arc};
+use std::{fs::File, io, path::Path, sync::Arc};
 
 use super::{Content, Frame, FrameReader, GoneRun, HEADER_LEN, read_at_most};
 use crate::files;
 
 /// First bytes of an offsets file.
 const MAGIC: &[u8; 8] = b"palisidx";
+
+/// Length of the offsets file of a segment of so many leaves, in bytes: the first bytes, an offset
+/// each and the end, and a checksum.
+fn expected_len(count: u64) -> u64 {
+    MAGIC.len() as u64 + 4 * count.saturating_add(1) + 4
+}
 
 /// Start of the frame of each leaf of a segment, and the end of the last.
 ///
@@ -105,7 +111,8 @@ impl Offsets {
         count: u64,
     ) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        let read = fs::read(segment.with_extension("idx"))
+        let most = usize::try_from(expected_len(count)).unwrap_or(usize::MAX);
+        let read = files::read(&segment.with_extension("idx"), most)
             .ok()
             .and_then(|bytes| Self::decode(&bytes))
             .filter(|offsets| offsets.len() == count && offsets.end() == len);
@@ -118,11 +125,11 @@ impl Offsets {
     /// Whether the offsets file is of a segment of `count` leaves and of the length of this one,
     /// by its own length and end: a look that costs nothing.
     pub(crate) fn are_likely(segment: &Path, file: &File, count: u64) -> bool {
-        let (Ok(offsets), Ok(meta)) = (File::open(segment.with_extension("idx")), file.metadata())
-        else {
+        let offsets = files::open(&segment.with_extension("idx"));
+        let (Ok(offsets), Ok(meta)) = (offsets, file.metadata()) else {
             return false;
         };
-        let expected = MAGIC.len() as u64 + 4 * (count + 1) + 4;
+        let expected = expected_len(count);
         let mut end = [0; 4];
         let is_long = offsets.metadata().is_ok_and(|meta| meta.len() == expected);
         is_long
@@ -173,6 +180,8 @@ impl Offsets {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -132,7 +132,7 @@ pub(crate) async fn apart<T: Send + 'static>(
     match waited(interrupted, || (what, going.far()), &mut answer).await {
         Ok(done) => done.map_err(|_| {
             Diagnostic::error(7809, "the records cannot be read")
-                .cause("bug: the work broke off")
+                .cause(format!("bug: this broke off: {what}"))
                 .help("report it, with the version of the program")
         }),
         Err(interrupted) => {

@@ -195,10 +195,17 @@ pub(super) async fn sections_of(
         "unused" => unused(report, origin, context).await,
         "personal-data" => {
             let snapshot = asked(origin, context).await?;
-            let labels = sections::labels(&snapshot);
-            Ok(OfPolicies::new(&snapshot, labels.into_iter().collect()))
+            Ok(labelled(&snapshot))
         }
         _ => Ok(OfPolicies::default()),
+    }
+}
+
+/// The labels of services; nothing where none has any, whatever the policies lack.
+fn labelled(snapshot: &Arc<Snapshot>) -> OfPolicies {
+    match sections::labels(snapshot) {
+        Some(section) => OfPolicies::new(snapshot, vec![section]),
+        None => OfPolicies::default(),
     }
 }
 
@@ -346,8 +353,7 @@ pub(crate) fn again(
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
     let snapshot = policy::snapshot(compiled, 0).map_err(one)?;
     if is_optional(&report.name) {
-        let labels = sections::labels(&snapshot);
-        return Ok(OfPolicies::new(&snapshot, labels.into_iter().collect()));
+        return Ok(labelled(&snapshot));
     }
     let mut grants = Grants::of(snapshot, &Clock::system()).map_err(one)?;
     if report.name == "reach" {

@@ -67,7 +67,10 @@ impl AuditRole {
 
     /// Answers with lines of how far it is, and with the report.
     fn verify(&self, reader: Reader, asked: VerifyLog) -> Result<Response, Problem> {
-        let query = asked.replay.as_deref().map(|text| self.asked(text));
+        let query = asked.replay.as_deref().map(|text| {
+            let query = self.asked(text)?;
+            history::read(query.text())
+        });
         let query = query.transpose()?;
         let turns = self.turns(query.is_some());
         Ok(told(self, turns, |role| {
@@ -121,7 +124,7 @@ impl AuditRole {
             going.part_done();
             let seen = seen.filter(|_| report.intact());
             let replayed = query.map(|query| {
-                let asked = (&history::read(query.text())?, self.clock.now_us());
+                let asked = (&query, self.clock.now_us());
                 let policies = Policies::beside(&dir);
                 faithful::of_query(&self.log, &policies, asked, seen, going)
             });

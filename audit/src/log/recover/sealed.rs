@@ -5,10 +5,11 @@
 //! of its neighbours leave for it. What is wrong is told, and stops nothing: what is
 //! there can be read, and the newest segment is another matter.
 
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use super::{super::Damage, log_id};
 use crate::{
+    files,
     note::Verifier,
     segment::{self, Header, Offsets},
 };
@@ -51,7 +52,7 @@ pub(super) fn damaged(dir: &Path, verifier: &Verifier, firsts: &[u64]) -> Vec<Da
 /// What is wrong with a segment of `count` records.
 fn fault(dir: &Path, verifier: &Verifier, first: u64, count: u64) -> io::Result<Option<String>> {
     let path = dir.join(segment::relative(first));
-    let file = Arc::new(File::open(&path)?);
+    let file = Arc::new(files::open(&path)?);
     let header = Header {
         first_leaf: first,
         log_id: log_id(verifier),

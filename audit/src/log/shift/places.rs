@@ -312,7 +312,7 @@ fn open(
         }
     };
     loop {
-        let missing = match File::open(&path) {
+        let missing = match files::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => e,
             opened => {
                 let file = opened?;
@@ -323,7 +323,7 @@ fn open(
         let stub = match Stub::read(dir, first) {
             // It came back meanwhile, or is gone.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let file = File::open(&path).map_err(|_| missing)?;
+                let file = files::open(&path).map_err(|_| missing)?;
                 replaced(asked, None);
                 return Ok((file, None));
             }

@@ -129,7 +129,7 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         "Who accessed what",
         "Each row is a caller, a service and an operation of it that it was allowed to use, with how often and when, how often the same \
          was denied, and the addresses from which the caller reached the service. Where a decision API was asked on the caller's behalf, \
-         `asserted by` says by whom: the caller did not prove itself to a proxy then.",
+         `asserted by` says by whom: for those of the requests the caller did not prove itself to a proxy.",
     );
     let query = e.decisions("decision:allow")
         + " | first, last by principal, service, action | sort -count";

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{add_column, counts, most_of, named};
+use super::{add_column, counts, most_of};
 use crate::{
     index::StoreError,
     report::{
@@ -11,50 +11,59 @@ use crate::{
     },
 };
 
+/// Values of a field by those of the fields before it.
+type Values = BTreeMap<Vec<String>, BTreeSet<String>>;
+
 /// Fields that rows are told apart by: one less than a query counts by.
 const BY: usize = 3;
 
 /// More columns of a table that counts decisions of `filter` by three fields: for each of `columns`,
-/// a name and a field, the values of that field among the requests of the row. `none` is said of
-/// requests that had none; `…` stands for what is not named.
+/// a name and a field, the values of that field among the requests of the row. `none` is said where
+/// some of these had none; `…` stands for what is not known.
 pub(super) fn with_values(
     mut section: Section,
     e: &Evidence<'_>,
     (filter, by): (&str, [&str; BY]),
     columns: &[(&str, &str)],
 ) -> Result<Section, StoreError> {
+    let by = by.join(", ");
     for (name, field) in columns {
-        let query = e.decisions(filter) + &format!(" | count by {}, {field}", by.join(", "));
-        let query = most_of(&query);
-        let (counted, whole) = counts(e, &query)?;
-        let mut of_row: BTreeMap<Vec<String>, (BTreeSet<String>, u64)> = BTreeMap::new();
-        for (mut values, count) in counted {
-            let Some(value) = values.pop() else { continue };
-            let (named, requests) = of_row.entry(values).or_default();
-            named.insert(value);
-            *requests += count;
-        }
+        let values = most_of(&(e.decisions(filter) + &format!(" | count by {by}, {field}")));
+        let having = e.decisions(&format!("{filter} {field}:*"));
+        let having = most_of(&(having + &format!(" | count by {by}")));
+        let (named, all_named) = named_by_row(e, &values)?;
+        // A request with several values is in several groups of the former.
+        let (present, all_present) = counts(e, &having)?;
         add_column(&mut section.table, (name, CellKind::Text), |row| {
-            let (values, requests) = row
-                .get(..BY)
-                .and_then(|of| of_row.get(of))
-                .map_or((None, 0), |(values, requests)| (Some(values), *requests));
-            let all = row.get(BY).and_then(|count| count.parse().ok());
-            let rest = match all.is_some_and(|all: u64| requests < all) {
-                false => "",
-                true if whole => "none",
-                true => "…",
+            let key = row.get(..BY).unwrap_or_default();
+            let all: Option<u64> = row.get(BY).and_then(|count| count.parse().ok());
+            let present = present.get(key).copied().or(all_present.then_some(0));
+            let rest = match present.zip(all) {
+                Some((present, all)) if present < all => "none",
+                Some(_) if all_named => "",
+                _ => "…",
             };
-            let parts = [named(values), rest.to_owned()];
+            let parts = [super::named(named.get(key)), rest.to_owned()];
             let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
             parts.join(", ")
         });
-        section.queries.push(query);
-        if !whole {
+        section.queries.extend([values, having]);
+        if !(all_named && all_present) {
             section = section.cannot_show(&format!(
-                "{name} beyond those of the thousand most frequent combinations: `…` stands for what is not named"
+                "{name} beyond those of the thousand most frequent combinations: `…` stands for what is not known"
             ));
         }
     }
     Ok(section)
+}
+
+/// The last of the fields that a query counts by, for each of the others, and whether all are here.
+fn named_by_row(e: &Evidence<'_>, query: &str) -> Result<(Values, bool), StoreError> {
+    let (counted, whole) = counts(e, query)?;
+    let mut found = Values::new();
+    for mut values in counted.into_keys() {
+        let Some(value) = values.pop() else { continue };
+        found.entry(values).or_default().insert(value);
+    }
+    Ok((found, whole))
 }

@@ -15,7 +15,7 @@ use super::{
     Format,
     part::{Note, failed, reader_gone},
 };
-use crate::render::snippet::clean;
+use crate::render::snippet::{clean, inert};
 
 /// Standard output.
 pub(super) struct Sink {
@@ -27,21 +27,21 @@ impl Sink {
     pub(super) fn stdout(format: Format) -> Result<Self, Diagnostic> {
         let mut bytes = Vec::new();
         head(format, &mut bytes)?;
-        print(&bytes)?;
+        print(format, &bytes)?;
         Ok(Self { format })
     }
 
     pub(super) fn rows(&mut self, page: &[Value], note: &mut Note) -> Result<(), Diagnostic> {
         let mut bytes = Vec::new();
         rows(self.format, page, &mut bytes, note)?;
-        print(&bytes)
+        print(self.format, &bytes)
     }
 }
 
-fn print(bytes: &[u8]) -> Result<(), Diagnostic> {
+fn print(format: Format, bytes: &[u8]) -> Result<(), Diagnostic> {
     let mut stdout = std::io::stdout().lock();
     let bytes = match stdout.is_terminal() {
-        true => Cow::Owned(on_screen(bytes)),
+        true => Cow::Owned(on_screen(format, bytes)),
         false => Cow::Borrowed(bytes),
     };
     let written = stdout.write_all(&bytes).and_then(|()| stdout.flush());
@@ -52,9 +52,12 @@ fn print(bytes: &[u8]) -> Result<(), Diagnostic> {
 }
 
 /// Lines as a terminal may get them: callers choose what is in records, and nothing of that
-/// moves the cursor or turns the text around. Files and programs get the bytes.
-fn on_screen(bytes: &[u8]) -> Vec<u8> {
+/// moves the cursor or turns the text around; JSON has it escaped. Files and programs get the bytes.
+fn on_screen(format: Format, bytes: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(bytes);
+    if matches!(format, Format::Jsonl | Format::Ocsf) {
+        return inert(&text).into_owned().into_bytes();
+    }
     let lines = text
         .split('\n')
         .map(|line| clean(line.trim_end_matches('\r')));
@@ -121,8 +124,13 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_nothing_that_moves_it() {
+        let shown = |format, rows: &str| String::from_utf8(on_screen(format, rows.as_bytes()));
         let rows = "id,path\r\n1,/a\u{9b}2J\u{202e}b\u{1b}[1m\t\r\n";
-        let shown = String::from_utf8(on_screen(rows.as_bytes())).unwrap_or_default();
-        assert_eq!(shown, "id,path\n1,/a\u{fffd}2J\u{fffd}b\u{fffd}[1m \n");
+        let cleaned = "id,path\n1,/a\u{fffd}2J\u{fffd}b\u{fffd}[1m \n";
+        assert_eq!(shown(Format::Csv, rows).as_deref(), Ok(cleaned));
+        // The text in JSON stays what it is.
+        let row = "{\"path\":\"/a\u{9b}2J\u{202e}b\"}\n";
+        let escaped = "{\"path\":\"/a\\u009b2J\\u202eb\"}\n";
+        assert_eq!(shown(Format::Jsonl, row).as_deref(), Ok(escaped));
     }
 }

@@ -43,6 +43,7 @@ fn denied(
 async fn denied_attempts_have_their_actions_and_the_policies_that_denied() {
     let mut seeded = Seeded::new();
     let (orders, stock) = ("acme.test/shop/orders", "acme.test/shop/stock");
+    let mail = "acme.test/shop/mail";
     let forbidden = (Verdict::Forbidden, "forbidden");
     let none = (Verdict::NotPermitted, "no_permit");
     let fault = (Verdict::Undecided, "no_snapshot");
@@ -53,6 +54,9 @@ async fn denied_attempts_have_their_actions_and_the_policies_that_denied() {
         denied(orders, "orders:read", forbidden, &[night]),
         denied(stock, "http:GET", none, &[]),
         denied(stock, "http:GET", none, &[]),
+        // As many policies as requests, and one without any.
+        denied(mail, "mail:send", none, &[night, weekend]),
+        denied(mail, "mail:send", none, &[]),
         // Before the request was understood.
         denied(stock, "", fault, &[]),
     ] {
@@ -76,6 +80,13 @@ async fn denied_attempts_have_their_actions_and_the_policies_that_denied() {
                     "orders:read, orders:refund",
                     "not-at-night, not-at-weekends"
                 ],
+                [
+                    mail,
+                    "no_permit",
+                    "2",
+                    "mail:send",
+                    "not-at-night, not-at-weekends, none"
+                ],
                 [stock, "no_permit", "2", "http:GET", "none"],
                 [stock, "no_snapshot", "1", "none", "none"],
             ]
@@ -83,7 +94,7 @@ async fn denied_attempts_have_their_actions_and_the_policies_that_denied() {
         assert_eq!(
             figures(attempts),
             [
-                ("caller, service and reason", "3"),
+                ("caller, service and reason", "4"),
                 ("new among the rows shown", "unknown"),
             ]
         );
