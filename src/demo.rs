@@ -22,7 +22,7 @@ use crate::{
     cli::{Context, Exit, block_on, short_id, short_service},
     config,
     render::{self, DIM, GOOD, NAME, Output, WARN, paint, screen, strong},
-    run,
+    run::Signals,
 };
 
 mod children;
@@ -98,9 +98,10 @@ async fn run(args: &DemoArgs, context: &Context) -> Result<(), Vec<Diagnostic>> 
         ));
     }
     let spinner = spinner(context.output);
+    let mut signals = Signals::heard().map_err(|d| vec![d])?;
     let mesh = tokio::select! {
         mesh = DemoMesh::start(args, |step| spinner.set_message(step.to_owned())) => mesh,
-        () = run::told_to_end() => Err(Vec::new()),
+        () = signals.end() => Err(Vec::new()),
     };
     spinner.finish_and_clear();
     let mut mesh = mesh?;
@@ -114,7 +115,7 @@ async fn run(args: &DemoArgs, context: &Context) -> Result<(), Vec<Diagnostic>> 
     let mut view = View::new(context.output);
     let ended = tokio::select! {
         ended = watch(&mut mesh, &mut view) => ended,
-        () = run::told_to_end() => Ok(()),
+        () = signals.end() => Ok(()),
         () = tokio::time::sleep(args.duration) => Ok(()),
     };
     view.finish();

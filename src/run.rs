@@ -5,6 +5,7 @@
 //! answer on the local socket and end when told.
 
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{config::Config, control::About};
 
@@ -128,17 +129,38 @@ fn unusable(cause: &str) -> Diagnostic {
         .help("make the folder writable for this user, and see that no other process uses it")
 }
 
-/// Resolves on SIGTERM or SIGINT.
-pub async fn told_to_end() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// Signals that end a process: SIGTERM and SIGINT. They are heard from when this is made on, so
+/// that none is lost between one who waits for them and the next.
+pub struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Begins to hear them.
+    ///
+    /// # Errors
+    /// When they cannot be received.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// `PLS8011` when they cannot be received.
+    pub(crate) fn heard() -> Result<Self, Diagnostic> {
+        Self::new().map_err(|e| unbound("signal handler", &e))
+    }
+
+    /// Resolves on the next one.
+    pub async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

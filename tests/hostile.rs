@@ -328,7 +328,6 @@ fn a_terminal_shows_what_was_written_and_obeys_none_of_it() {
             shown.matches(core(text)).count() > OF_DECISION.len(),
             "{shown}"
         );
-        desk.shown(&["why", id]);
         let told = as_json(&["audit", "show", id]);
         assert_eq!(told["rows"][0]["path"], text);
     }

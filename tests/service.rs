@@ -471,3 +471,19 @@ fn manual_pages_and_completions_cover_every_command() {
         }
     }
 }
+
+/// Whenever it is told to end, also while it starts, a process does.
+#[test]
+fn a_signal_is_heard_whenever_it_comes() {
+    let proxy = Proxy::new("folder: policies");
+    let audit = Home::new();
+    support::lone::configure(&audit, "");
+    for wait in (0..24).map(|n| Duration::from_millis(12 * n)) {
+        for (home, role) in [(&proxy.home, "proxy"), (&audit, "audit")] {
+            let config = format!("{role}.yaml");
+            let mut running = home.start(role, &["run", role, "--config", &config]);
+            std::thread::sleep(wait);
+            running.end();
+        }
+    }
+}

@@ -16,7 +16,7 @@ use crate::{
     net::parent,
     notify::Notify,
     render::{self, Output},
-    run::{self, Role},
+    run::{self, Role, Signals},
 };
 #[cfg(feature = "proxy")]
 use crate::{
@@ -119,11 +119,9 @@ fn with_token_file(mut config: Config, file: Option<&Path>) -> Config {
 
 /// Runs the role until it is told to end; gives the exit code to end with.
 async fn serve(args: &Args, config: &Config) -> Result<i32, Vec<Diagnostic>> {
-    let told = async {
-        tokio::select! {
-            () = run::told_to_end() => {}
-            () = parent::ended(args.end_with_parent) => {}
-        }
+    let told = Told {
+        signals: Signals::heard().map_err(|d| vec![d])?,
+        end_with_parent: args.end_with_parent,
     };
     match args.role {
         Which::Proxy => serve_proxy(args, config, told).await,
@@ -135,13 +133,29 @@ async fn serve(args: &Args, config: &Config) -> Result<i32, Vec<Diagnostic>> {
     }
 }
 
+/// What tells this process to end.
+struct Told {
+    signals: Signals,
+    end_with_parent: bool,
+}
+
+impl Told {
+    async fn end(&mut self) {
+        tokio::select! {
+            () = self.signals.end() => {}
+            () = parent::ended(self.end_with_parent) => {}
+        }
+    }
+}
+
 /// Ends early when told so while it waits for what it needs to start.
 async fn started<T>(
     role: impl Future<Output = Result<T, Vec<Diagnostic>>>,
+    told: &mut Told,
 ) -> Result<Option<T>, Vec<Diagnostic>> {
     tokio::select! {
         role = role => role.map(Some),
-        () = run::told_to_end() => Ok(None),
+        () = told.end() => Ok(None),
     }
 }
 
@@ -178,11 +192,7 @@ async fn answer(hang_ups: io::Result<Signal>, notify: &Notify) {
 /// One proxy, which may take the place of another process and be replaced by one. With
 /// a command beside it, it lives as long as that.
 #[cfg(feature = "proxy")]
-async fn serve_proxy(
-    args: &Args,
-    config: &Config,
-    told: impl Future<Output = ()>,
-) -> Result<i32, Vec<Diagnostic>> {
+async fn serve_proxy(args: &Args, config: &Config, mut told: Told) -> Result<i32, Vec<Diagnostic>> {
     let start = Start {
         inherited: Inherited::take().map_err(|d| vec![d])?,
         file: Some(args.config.clone()),
@@ -194,19 +204,19 @@ async fn serve_proxy(
         overrides: args.set.overrides()?,
     };
     let proxy = run::proxy::start_as(config, Clock::system(), start);
-    let Some(mut proxy) = started(proxy).await? else {
+    let Some(mut proxy) = started(proxy, &mut told).await? else {
         return Ok(0);
     };
     tracing::info!("ready");
     if args.command.is_empty() {
-        return run_proxy(proxy, parent::ended(args.end_with_parent)).await;
+        return run_proxy(proxy, told).await;
     }
     let ready = proxy.ready();
     let environment = proxy.environment(config);
     let mut deadline = None;
     let told = async {
         tokio::select! {
-            () = told => {}
+            () = told.end() => {}
             given = proxy.told_to_drain() => deadline = given,
         }
     };
@@ -234,10 +244,7 @@ async fn serve_proxy(
 /// Runs a proxy until it ends, and tells the service manager how it stands. It answers
 /// signals by itself.
 #[cfg(feature = "proxy")]
-async fn run_proxy(
-    proxy: run::proxy::ProxyRole,
-    told: impl Future<Output = ()>,
-) -> Result<i32, Vec<Diagnostic>> {
+async fn run_proxy(proxy: run::proxy::ProxyRole, told: Told) -> Result<i32, Vec<Diagnostic>> {
     let notify = Notify::from_environment();
     let ready = proxy.ready();
     let signs = async {
@@ -246,7 +253,8 @@ async fn run_proxy(
         notify.ready("serving");
         notify.watchdog().await;
     };
-    let running = proxy.run(told, |turn| match turn {
+    let parent = parent::ended(told.end_with_parent);
+    let running = proxy.run(told.signals, parent, |turn| match turn {
         Turn::Reloading => notify.reloading(),
         Turn::Reloaded => notify.ready("serving"),
         Turn::TookOver(pid) => notify.succeeded(pid),
@@ -262,15 +270,13 @@ async fn run_proxy(
 }
 
 #[cfg(feature = "agent")]
-async fn serve_agent(
-    config: &Config,
-    told: impl Future<Output = ()>,
-) -> Result<i32, Vec<Diagnostic>> {
-    let Some(agent) = started(run::agent::alone(config, Clock::system())).await? else {
+async fn serve_agent(config: &Config, mut told: Told) -> Result<i32, Vec<Diagnostic>> {
+    let agent = run::agent::alone(config, Clock::system());
+    let Some(agent) = started(agent, &mut told).await? else {
         return Ok(0);
     };
     tracing::info!("ready");
-    serving(agent.ready(), told).await;
+    serving(agent.ready(), told.end()).await;
     agent.end().await;
     Ok(0)
 }
@@ -279,38 +285,30 @@ async fn serve_agent(
 async fn serve_plane(
     roles: &[Role],
     config: &Config,
-    told: impl Future<Output = ()>,
+    mut told: Told,
 ) -> Result<i32, Vec<Diagnostic>> {
     let plane = run::control_plane(config, roles, Clock::system());
-    let Some(plane) = started(plane).await? else {
+    let Some(plane) = started(plane, &mut told).await? else {
         return Ok(0);
     };
     tracing::info!("ready");
-    serving(std::future::ready(()), told).await;
+    serving(std::future::ready(()), told.end()).await;
     plane.end().await;
     Ok(0)
 }
 
 #[cfg(not(feature = "proxy"))]
-async fn serve_proxy(
-    _: &Args,
-    _: &Config,
-    _: impl Future<Output = ()>,
-) -> Result<i32, Vec<Diagnostic>> {
+async fn serve_proxy(_: &Args, _: &Config, _: Told) -> Result<i32, Vec<Diagnostic>> {
     Err(vec![not_built("proxy")])
 }
 
 #[cfg(not(feature = "agent"))]
-async fn serve_agent(_: &Config, _: impl Future<Output = ()>) -> Result<i32, Vec<Diagnostic>> {
+async fn serve_agent(_: &Config, _: Told) -> Result<i32, Vec<Diagnostic>> {
     Err(vec![not_built("agent")])
 }
 
 #[cfg(not(feature = "full"))]
-async fn serve_plane(
-    roles: &[Role],
-    _: &Config,
-    _: impl Future<Output = ()>,
-) -> Result<i32, Vec<Diagnostic>> {
+async fn serve_plane(roles: &[Role], _: &Config, _: Told) -> Result<i32, Vec<Diagnostic>> {
     Err(roles.iter().map(|r| not_built(r.as_str())).collect())
 }
 

@@ -21,13 +21,13 @@ use palisade_mesh::{
 };
 use palisade_proxy::{Counters, EndpointTable, LivePolicy, Parts, PolicySlot, Proxy};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::barring::Bars;
-use super::places;
+use super::{Signals, places};
 use crate::{
     config::{Config, PolicySource, ProxySection, RecordTarget, layers::Overrides},
     control::{self, server::SocketFile},
@@ -426,10 +426,10 @@ impl ProxyRole {
     /// When signals cannot be received.
     pub async fn run(
         mut self,
+        mut signals: Signals,
         told: impl Future<Output = ()>,
         mut turn: impl FnMut(Turn),
     ) -> std::io::Result<Ended> {
-        let mut signals = Signals::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut upgrade = signal(SignalKind::user_defined2())?;
         let mut file = reload::Watch::new(&self.core);
@@ -526,27 +526,5 @@ impl ProxyRole {
         self.stop.cancel();
         drop(self.socket);
         self.core.kept.close();
-    }
-}
-
-/// Signals that end a proxy.
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
