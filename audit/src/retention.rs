@@ -29,8 +29,8 @@ pub use kept::HELD_IDS_MAX;
 use kept::Kept;
 use ledger::{Known, dropped_of};
 pub use ledger::{LastRun, Ledger};
-pub(crate) use periods::days_of;
 pub use periods::{ALWAYS_KEPT, PERIOD_DAYS_MAX, PERIOD_DAYS_MIN, Periods};
+pub(crate) use periods::{days_of, whole_days};
 
 /// What is between a class and its period where a run is recorded.
 const KEPT_FOR: &str = " kept for ";

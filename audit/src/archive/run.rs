@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     files,
     log::{Log, LogError},
+    retention::whole_days,
 };
 
 /// Segments that may fail in a run before it ends, beside those that are damaged or have their
@@ -36,17 +37,12 @@ impl After {
     /// # Errors
     /// `PLS7580` for what is no such time.
     pub fn parse(text: &str) -> Result<Self, Diagnostic> {
-        let span: Option<Span> = text.parse().ok();
-        let whole = span.filter(|span| {
-            let hours = span.get_hours() != 0 || span.get_minutes() != 0 || span.get_seconds() != 0;
-            let less = span.get_milliseconds() != 0
-                || span.get_microseconds() != 0
-                || span.get_nanoseconds() != 0;
+        let whole = whole_days(text).filter(|span| {
             let days = i64::from(span.get_years()) * 366
                 + i64::from(span.get_months()) * 31
                 + i64::from(span.get_weeks()) * 7
                 + i64::from(span.get_days());
-            !hours && !less && !span.is_negative() && days <= AFTER_DAYS_MAX
+            days <= AFTER_DAYS_MAX
         });
         match whole {
             Some(span) => Ok(Self {

@@ -116,17 +116,21 @@ impl Periods {
     }
 }
 
-fn period(class: &str, text: &str) -> Result<Period, Diagnostic> {
-    let help = "a whole number of days, weeks, months or years: `13 months`, `7y`";
+/// Reads a span of whole days, such as `13 months`; none for what is no such span.
+pub(crate) fn whole_days(text: &str) -> Option<Span> {
     let span: Option<Span> = text.parse().ok();
-    let whole = span.filter(|span| {
+    span.filter(|span| {
         let hours = span.get_hours() != 0 || span.get_minutes() != 0 || span.get_seconds() != 0;
         let less = span.get_milliseconds() != 0
             || span.get_microseconds() != 0
             || span.get_nanoseconds() != 0;
         !hours && !less && !span.is_negative()
-    });
-    let Some(span) = whole else {
+    })
+}
+
+fn period(class: &str, text: &str) -> Result<Period, Diagnostic> {
+    let help = "a whole number of days, weeks, months or years: `13 months`, `7y`";
+    let Some(span) = whole_days(text) else {
         let told = format!("`{class}` cannot be kept for `{text}`");
         return Err(Diagnostic::error(7574, told).help(help));
     };

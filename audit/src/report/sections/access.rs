@@ -1,10 +1,9 @@
 //! Who used what.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::{
     add_column, bars, cell, columns, counts, most_of, named, newest, of_groups,
-    reached::with_values, step,
+    reached::{Values, named_by_row, with_values},
+    step,
 };
 use crate::{
     index::StoreError,
@@ -148,7 +147,7 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
     let asserted = e.decisions("decision:allow asserted_by:*")
         + " | count by principal, service, action, asserted_by";
     let asserted = most_of(&asserted);
-    let (askers, all_askers) = askers(e, &asserted)?;
+    let (askers, all_askers) = named_by_row(e, &asserted)?;
     let kind = ("asserted by", CellKind::Text);
     add_column(&mut section.table, kind, |row| {
         let askers = named(row.get(..3).and_then(|of| askers.get(of)));
@@ -256,25 +255,10 @@ pub(crate) fn used_before(e: &Evidence<'_>, most: usize) -> Result<Section, Stor
         .cannot_show("what was used longer ago than that"))
 }
 
-/// Who asserted callers, by caller, service and action, as this query counts them, and whether
-/// these are all.
-fn askers(e: &Evidence<'_>, query: &str) -> Result<(Named, bool), StoreError> {
-    let (counted, whole) = counts(e, query)?;
-    let mut found = Named::new();
-    for mut of in counted.into_keys() {
-        let Some(asker) = of.pop() else { continue };
-        found.entry(of).or_default().insert(asker);
-    }
-    Ok((found, whole))
-}
-
-/// Several texts that belong to a group.
-type Named = BTreeMap<Vec<String>, BTreeSet<String>>;
-
 /// From which addresses each caller reached each service, by the newest of these decisions,
 /// and whether these are all.
-fn addresses(e: &Evidence<'_>, query: &str) -> Result<(Named, bool), StoreError> {
-    let mut found = Named::new();
+fn addresses(e: &Evidence<'_>, query: &str) -> Result<(Values, bool), StoreError> {
+    let mut found = Values::new();
     let looked = newest(e, query, LOOKED_MAX, |row| {
         let of = vec![cell(&row, "principal"), cell(&row, "service")];
         found.entry(of).or_default().insert(cell(&row, "source"));

@@ -77,8 +77,8 @@ pub(crate) fn silent(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     let issued = e.records(&format!("class:credential verb:issued {of_ca}"));
     let issued = issued + " | first, last by spiffe_id";
     let called = e.records("class:decision principal:*") + " | first, last by principal";
-    let holders = e.groups(&format!("{issued} | top {TOP_MAX}"))?;
-    let callers = e.groups(&format!("{called} | top {TOP_MAX}"))?;
+    let holders = e.groups(&most_of(&issued))?;
+    let callers = e.groups(&most_of(&called))?;
     // Who is in no group that was read may have called: then nobody is named.
     let whole = [&holders, &callers].into_iter().all(is_whole);
     let identities = holders.distinct;

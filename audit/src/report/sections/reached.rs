@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Values of a field by those of the fields before it.
-type Values = BTreeMap<Vec<String>, BTreeSet<String>>;
+pub(super) type Values = BTreeMap<Vec<String>, BTreeSet<String>>;
 
 /// Fields that rows are told apart by: one less than a query counts by.
 const BY: usize = 3;
@@ -58,7 +58,7 @@ pub(super) fn with_values(
 }
 
 /// The last of the fields that a query counts by, for each of the others, and whether all are here.
-fn named_by_row(e: &Evidence<'_>, query: &str) -> Result<(Values, bool), StoreError> {
+pub(super) fn named_by_row(e: &Evidence<'_>, query: &str) -> Result<(Values, bool), StoreError> {
     let (counted, whole) = counts(e, query)?;
     let mut found = Values::new();
     for mut values in counted.into_keys() {
